@@ -1,0 +1,27 @@
+"""Unified anomaly segmentation for anomalib: one model, one threshold, no class label.
+
+Names are imported when they are first used (PEP 562): importing this package alone
+imports neither torch nor anomalib.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "UniAS": "anomalib_unias.models.unias",
+    "UniASModel": "anomalib_unias.models.unias",
+}
+
+__all__ = ["UniAS", "UniASModel", "__version__"]  # noqa: F822  # resolved by __getattr__
+
+
+def __getattr__(name: str) -> object:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
