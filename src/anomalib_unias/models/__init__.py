@@ -1,0 +1,1 @@
+"""Models of this package, one folder each, laid out as in anomalib."""

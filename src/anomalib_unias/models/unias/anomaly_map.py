@@ -1,0 +1,68 @@
+"""Anomaly map of UniAS: what the decoder could not reconstruct (right half of Fig. 3, Eq. 6)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity, interpolate
+
+from .components.feature_filter import gaussian_blur
+
+
+class AnomalyMapGenerator(nn.Module):
+    """Multiply the cosine distances of all levels.
+
+    Each distance is resized to half the image size and smoothed, the deeper the level the less.
+
+    Args:
+        patch_sizes (Sequence[int]): Feature pixels of each reconstructed level per token, shallow to deep.
+        image_size (tuple[int, int]): Height and width of the map.
+        blur (bool): Whether to smooth, as the published code does and the paper does not say.
+            Defaults to ``True``.
+    """
+
+    def __init__(self, patch_sizes: Sequence[int], image_size: tuple[int, int], blur: bool = True) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.product_size = (image_size[0] // 2, image_size[1] // 2)
+        # Patches of 1, 2, 4, 8 pixels get kernels of 3, 5, 7, 9, sigma a third of the kernel.
+        kernels = [1 + 2 * patch_size.bit_length() for patch_size in patch_sizes]
+        self.smoothers = nn.ModuleList(
+            gaussian_blur(kernel / 3, kernel, channels=1) if blur else nn.Identity() for kernel in kernels
+        )
+
+    def forward(self, targets: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compute the anomaly map.
+
+        Args:
+            targets (Sequence[torch.Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level, shallow to deep.
+            reconstructions (Sequence[torch.Tensor]): The same shapes.
+
+        Returns:
+            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** number of levels].
+        """
+        maps = self.level_maps(targets, reconstructions)
+        product = maps[0]
+        for level_map in maps[1:]:
+            product = product * level_map
+        return interpolate(product, size=self.image_size, mode="bilinear", align_corners=True)
+
+    def level_maps(
+        self, targets: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Compute the smoothed cosine distance of every level.
+
+        Args:
+            targets (Sequence[torch.Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level, shallow to deep.
+            reconstructions (Sequence[torch.Tensor]): The same shapes.
+
+        Returns:
+            list[torch.Tensor]: ``(B, 1, H / 2, W / 2)``, in [0, 2].
+        """
+        maps = []
+        for target, reconstruction, smooth in zip(targets, reconstructions, self.smoothers, strict=True):
+            distance = 1 - cosine_similarity(target, reconstruction, dim=1).unsqueeze(1)
+            if distance.shape[-2:] != self.product_size:
+                distance = interpolate(distance, size=self.product_size, mode="bilinear", align_corners=False)
+            maps.append(smooth(distance))
+        return maps

@@ -1,0 +1,419 @@
+"""UniAS as an anomalib model.
+
+Paper: Towards Accurate Unified Anomaly Segmentation, WACV 2025, https://arxiv.org/abs/2501.12295.
+"""
+
+import inspect
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_unias.backbones import backbone_statistics
+
+from .checkpoint import check_architecture, resize_positions
+from .components.decoder import ReconstructionHead
+from .components.local_block import LocalBlock
+from .loss import UniASLoss
+from .torch_model import ImageScore, UniASModel
+
+logger = logging.getLogger(__name__)
+
+LRSchedule = Literal["step", "one_cycle"]
+
+_DEFAULT_SIZE = (224, 224)
+_SCALING_BATCHES = 32
+_RNG_KEY = "anomalib_unias_rng_state"
+
+
+class UniAS(AnomalibModule):
+    """One model that segments the anomalies of many products.
+
+    The features of a frozen network are reconstructed by a multi-level hybrid decoder that has only seen
+    normal images; the cosine distances of all levels are multiplied into the anomaly map.
+
+    Args:
+        image_size (tuple[int, int] | None): Height and width of the network input, divisible by the largest
+            stride. ``None`` takes that of ``pre_processor``, or 224x224. Defaults to ``None``.
+        backbone (str): timm network that gives the features. Defaults to ``"tf_efficientnet_b4"``.
+        pre_trained (bool): Whether the backbone has its ImageNet weights. Defaults to ``True``.
+        levels (Sequence[int] | None): Levels of the backbone that are reconstructed, 1 being the shallowest.
+            ``None`` takes all with a stride up to 16. Defaults to ``None``.
+        hidden_dim (int): Width of the decoder. Defaults to ``256``.
+        num_heads (int): Attention heads. Defaults to ``4``.
+        feedforward_dim (int): Hidden width of feed-forward layers. Defaults to ``2048``.
+        encoder_layers (int): Transformer encoder layers of the pixel decoder. Defaults to ``3``.
+        pixel_decoder_fusion (bool): Whether the pixel decoder is a feature pyramid as in the published code,
+            which is most of the cost of a narrow model, or leaves all levels but the deepest as they are, as
+            in the text of the paper. Defaults to ``True``.
+        dropout (float): Dropout in the transformer layers. Defaults to ``0.1``.
+        sample_aware_query (bool): Whether the query is re-weighted by the image. Defaults to ``True``.
+        local_block (LocalBlock): ``"mgg"`` full, ``"ungated"``, one ``"conv"``, or ``"none"``.
+            Defaults to ``"mgg"``.
+        channel_branch (bool): Whether decoder steps also attend between channels. Defaults to ``True``.
+        neighbor_mask_size (int): Side of the window that spatial attention must not use, odd, 0 for none.
+            Defaults to ``7``.
+        jitter_scale (float): Strength of the feature jitter in training. Defaults to ``20.0``.
+        jitter_probability (float): Probability of jitter for each level of a batch. Defaults to ``0.5``.
+        reconstruction_head (ReconstructionHead): ``"resize"`` as in the published code, ``"transposed"`` as in
+            the paper. Defaults to ``"resize"``.
+        blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
+        feature_scaling (bool): Whether channels are scaled to unit mean square over training images; the
+            paper does not. Defaults to ``True``.
+        image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
+            ``"top"`` 1 % of pixels. Defaults to ``"max"``.
+        flatten_cosine (bool): One cosine per image instead of one per pixel in the loss.
+            Defaults to ``False``.
+        learning_rate (float): Highest learning rate of AdamW. Defaults to ``1e-4``.
+        weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
+        lr_schedule (LRSchedule): ``"step"`` divides the rate by 10 after 40 % and after 80 % of the run as in
+            the paper, ``"one_cycle"`` warms up and anneals. Defaults to ``"step"``.
+        gradient_clip_norm (float): Total gradient norm, unless the trainer has its own ``gradient_clip_val``.
+            Defaults to ``0.1``.
+        training_steps (int): Length of a run for which the trainer is given none of ``max_steps``,
+            ``max_epochs`` and ``max_time``. Defaults to ``10_000``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, and the statistics of the backbone.
+        post_processor (PostProcessor | bool): Defaults to ``True``.
+        evaluator (Evaluator | bool): Defaults to ``True``.
+        visualizer (Visualizer | bool): Defaults to ``True``.
+
+    Raises:
+        BackboneError: If the backbone, one of its levels or its weights do not exist.
+        ValueError: If the image size or another argument does not fit.
+
+    Example:
+        >>> model = UniAS(backbone="resnet18", pre_trained=False, hidden_dim=32, feedforward_dim=64)
+        >>> tuple(model.input_size)
+        (224, 224)
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] | None = None,
+        backbone: str = "tf_efficientnet_b4",
+        pre_trained: bool = True,
+        levels: Sequence[int] | None = None,
+        hidden_dim: int = 256,
+        num_heads: int = 4,
+        feedforward_dim: int = 2048,
+        encoder_layers: int = 3,
+        pixel_decoder_fusion: bool = True,
+        dropout: float = 0.1,
+        sample_aware_query: bool = True,
+        local_block: LocalBlock = "mgg",
+        channel_branch: bool = True,
+        neighbor_mask_size: int = 7,
+        jitter_scale: float = 20.0,
+        jitter_probability: float = 0.5,
+        reconstruction_head: ReconstructionHead = "resize",
+        blur_maps: bool = True,
+        feature_scaling: bool = True,
+        image_score: ImageScore = "max",
+        flatten_cosine: bool = False,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-4,
+        lr_schedule: LRSchedule = "step",
+        gradient_clip_norm: float = 0.1,
+        training_steps: int = 10_000,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        if pre_processor is True:
+            pre_processor = self.configure_pre_processor(image_size, backbone)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        if lr_schedule not in {"step", "one_cycle"}:
+            msg = f"lr_schedule must be 'step' or 'one_cycle', got {lr_schedule!r}."
+            raise ValueError(msg)
+        # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
+        self.hparams["image_size"] = self._resolve_image_size(image_size)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.gradient_clip_norm = gradient_clip_norm
+        self.training_steps = training_steps
+
+        self.model = UniASModel(
+            image_size=self.hparams["image_size"],
+            backbone=backbone,
+            pre_trained=pre_trained,
+            levels=levels,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            feedforward_dim=feedforward_dim,
+            encoder_layers=encoder_layers,
+            pixel_decoder_fusion=pixel_decoder_fusion,
+            dropout=dropout,
+            sample_aware_query=sample_aware_query,
+            local_block=local_block,
+            channel_branch=channel_branch,
+            neighbor_mask_size=neighbor_mask_size,
+            jitter_scale=jitter_scale,
+            jitter_probability=jitter_probability,
+            reconstruction_head=reconstruction_head,
+            blur_maps=blur_maps,
+            feature_scaling=feature_scaling,
+            image_score=image_score,
+        )
+        self.loss = UniASLoss(flatten_cosine=flatten_cosine)
+        self._resumed_rng_state: torch.Tensor | None = None
+
+    @staticmethod
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None, backbone: str = "tf_efficientnet_b4"
+    ) -> PreProcessor:
+        """Resize, and normalise with the statistics that the backbone was trained with.
+
+        Args:
+            image_size (tuple[int, int] | None): Height and width. Defaults to ``None``: 224x224.
+            backbone (str): timm network. Defaults to ``"tf_efficientnet_b4"``.
+
+        Returns:
+            PreProcessor: For images in [0, 1].
+        """
+        mean, std = backbone_statistics(backbone)
+        size = list(image_size or _DEFAULT_SIZE)
+        return PreProcessor(transform=Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
+
+    def on_fit_start(self) -> None:
+        """Refuse an empty training set, and continue the random numbers of a resumed run."""
+        dataset = getattr(self.trainer.datamodule, "train_data", None)
+        if dataset is not None and len(dataset) == 0:
+            msg = (
+                f"The training set of {self.trainer.datamodule.name} is empty: expected normal images to learn "
+                "from. Check its root, category and split arguments."
+            )
+            raise ValueError(msg)
+        if self._resumed_rng_state is not None:
+            torch.set_rng_state(self._resumed_rng_state)
+            self._resumed_rng_state = None
+
+    def on_train_start(self) -> None:
+        """Take the feature scales from training images, once."""
+        scaler = self.model.scaler
+        if scaler is None or scaler.fitted:
+            return
+        sums = [torch.zeros(count, device=self.device) for count in self.model.backbone.channels]
+        batches = 0
+        with torch.random.fork_rng():
+            for batch in self.trainer.train_dataloader:
+                images = self.pre_processor(batch.image.to(self.device)) if self.pre_processor else batch.image
+                for total, feature in zip(sums, self.model.backbone(images), strict=True):
+                    total += feature.square().mean(dim=(0, 2, 3))
+                batches += 1
+                if batches == _SCALING_BATCHES:
+                    break
+        scaler.fit([self.trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums])
+
+    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Reconstruct the features of normal images.
+
+        Args:
+            batch (Batch): Images ``(B, 3, H, W)``.
+            *args (Any): Not used.
+            **kwargs (Any): Not used.
+
+        Returns:
+            STEP_OUTPUT: The loss.
+
+        Raises:
+            FloatingPointError: If the loss is not finite; the message names the images.
+        """
+        del args, kwargs
+        loss = self.loss(*self.model(batch.image))
+        if not torch.isfinite(loss):
+            msg = (
+                f"The loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}, for the images "
+                f"{batch.image_path}. Look for broken images among them; else lower learning_rate or precision."
+            )
+            raise FloatingPointError(msg)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch.image.shape[0])
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Predict score and map, from which thresholds and normalisation are taken.
+
+        Args:
+            batch (Batch): Images ``(B, 3, H, W)``.
+            *args (Any): Not used.
+            **kwargs (Any): Not used.
+
+        Returns:
+            STEP_OUTPUT: The batch with predictions.
+        """
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on the decoder, with a schedule as long as the run.
+
+        Returns:
+            OptimizerLRScheduler: Optimiser and scheduler, stepped after every batch.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        steps = int(steps) if math.isfinite(steps) else self.training_steps
+        scheduler: LRScheduler
+        if self.lr_schedule == "one_cycle":
+            scheduler = OneCycleLR(optimizer, max_lr=self.learning_rate, total_steps=max(steps, 2))
+        else:
+            scheduler = MultiStepLR(optimizer, milestones=[int(0.4 * steps), int(0.8 * steps)])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient norm, unless the trainer was given another rule.
+
+        Args:
+            optimizer (torch.optim.Optimizer): The optimiser.
+            gradient_clip_val (float | None): Of the trainer. Defaults to ``None``.
+            gradient_clip_algorithm (str | None): Of the trainer. Defaults to ``None``.
+        """
+        if gradient_clip_val is None:
+            gradient_clip_val, gradient_clip_algorithm = self.gradient_clip_norm, "norm"
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the state of the random numbers, so that a resumed run goes on as if it had not stopped."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_RNG_KEY] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore a checkpoint of the same architecture, also one of another image size.
+
+        Args:
+            checkpoint (dict[str, Any]): Lightning checkpoint.
+
+        Raises:
+            ArchitectureMismatchError: If it does not belong to this architecture.
+        """
+        own_pre_processor = self.pre_processor
+        super().on_load_checkpoint(checkpoint)
+        saved_size = checkpoint.get("hyper_parameters", {}).get("image_size")
+        if saved_size is not None and tuple(saved_size) != self.model.image_size:
+            stride = self.model.backbone.strides[-1]
+            saved_grid = (saved_size[0] // stride, saved_size[1] // stride)
+            resize_positions(
+                checkpoint["state_dict"], saved_grid, self.model.decoder.grid, self.hparams["channel_branch"]
+            )
+            if own_pre_processor is not None:
+                self._resize_pre_processor(own_pre_processor)
+        check_architecture(self, checkpoint, self.hparams)
+        self._resumed_rng_state = checkpoint.get(_RNG_KEY)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> "UniAS":
+        """Rebuild a trained model. The backbone is in the checkpoint: nothing is downloaded.
+
+        Args:
+            checkpoint_path (str | Path): Lightning checkpoint.
+            map_location (Any): See ``torch.load``. Defaults to ``None``.
+            hparams_file (str | Path | None): Not needed. Defaults to ``None``.
+            strict (bool | None): Whether keys must match. Defaults to ``None``.
+            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
+            **kwargs (Any): Constructor arguments to replace, e.g. ``image_size``.
+
+        Returns:
+            UniAS: The model.
+
+        Raises:
+            ArchitectureMismatchError: If the checkpoint belongs to another architecture.
+        """
+        kwargs.setdefault("pre_trained", False)
+        return super().load_from_checkpoint(
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=weights_only,
+            **kwargs,
+        )
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer arguments: the default length of a run, where the user has not given one.
+
+        Returns:
+            dict[str, Any]: Arguments that anomalib's Engine sets on the trainer.
+        """
+        arguments: dict[str, Any] = {"num_sanity_val_steps": 0}
+        if not _user_limits_the_run():
+            arguments["max_steps"] = self.training_steps
+        return arguments
+
+    @property
+    def learning_type(self) -> LearningType:
+        """UniAS learns from normal images only.
+
+        Returns:
+            LearningType: One-class.
+        """
+        return LearningType.ONE_CLASS
+
+    def _resolve_image_size(self, image_size: tuple[int, int] | None) -> tuple[int, int]:
+        found = self.input_size if self.pre_processor else None
+        if image_size is not None and found is not None and tuple(found) != tuple(image_size):
+            msg = (
+                f"image_size={tuple(image_size)} but the pre-processor resizes to {tuple(found)}. "
+                "Give one of them, or the same size to both."
+            )
+            raise ValueError(msg)
+        height, width = image_size or found or _DEFAULT_SIZE
+        return int(height), int(width)
+
+    def _resize_pre_processor(self, pre_processor: PreProcessor) -> None:
+        """Keep the size of this model: loading a checkpoint has put back the size it was trained with."""
+        size = list(self.model.image_size)
+        transforms = [
+            Resize(size, interpolation=step.interpolation, antialias=step.antialias) if isinstance(step, Resize) else step
+            for step in pre_processor.transform.transforms
+        ]
+        self.pre_processor = PreProcessor(transform=Compose(transforms))
+
+
+def _user_limits_the_run() -> bool:
+    """Whether the arguments that anomalib's Engine is about to complete limit the length of the run.
+
+    In anomalib 2.7.0 what a model returns as ``trainer_arguments`` replaces what the user has given, and a
+    model is not told what that was: without looking at the caller, a default length could not give way.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        cached = getattr(frame.f_locals.get("self"), "_cached_args", None)
+        if isinstance(cached, dict):
+            given = (cached.get("max_epochs"), cached.get("max_time"))
+            return any(value is not None for value in given) or cached.get("max_steps", -1) not in {-1, None}
+        frame = frame.f_back
+    return False

@@ -1,0 +1,172 @@
+"""UniAS as a plain PyTorch module."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from anomalib_unias.backbones import FeaturePyramid
+
+from .anomaly_map import AnomalyMapGenerator
+from .components import FeatureFilter, FeatureJitter, FeatureScaler, UniASDecoder
+from .components.decoder import ReconstructionHead
+from .components.local_block import LocalBlock
+
+ImageScore = Literal["max", "std", "top"]
+
+
+class UniASModel(nn.Module):
+    """Reconstruct the features of a frozen network; what cannot be reconstructed is anomalous.
+
+    Args:
+        image_size (tuple[int, int]): Height and width of the input, divisible by the largest stride.
+            Defaults to ``(224, 224)``.
+        backbone (str): timm network that gives the features. Defaults to ``"tf_efficientnet_b4"``.
+        pre_trained (bool): Whether the backbone has its ImageNet weights. Defaults to ``True``.
+        levels (Sequence[int] | None): Levels of the backbone that are reconstructed, 1 being the shallowest.
+            ``None`` takes all with a stride up to 16. Defaults to ``None``.
+        hidden_dim (int): Width D of the decoder. Defaults to ``256``.
+        num_heads (int): Attention heads. Defaults to ``4``.
+        feedforward_dim (int): Hidden width of feed-forward layers. Defaults to ``2048``.
+        encoder_layers (int): Transformer encoder layers of the pixel decoder. Defaults to ``3``.
+        pixel_decoder_fusion (bool): Whether the pixel decoder is a feature pyramid as in the published code,
+            which is most of the cost of a narrow model, or leaves all levels but the deepest as they are, as
+            in the text of the paper. Defaults to ``True``.
+        dropout (float): Dropout in the transformer layers. Defaults to ``0.1``.
+        sample_aware_query (bool): Whether the query is re-weighted by the image. Defaults to ``True``.
+        local_block (LocalBlock): ``"mgg"`` full, ``"ungated"``, one ``"conv"``, or ``"none"``.
+            Defaults to ``"mgg"``.
+        channel_branch (bool): Whether steps also attend between channels. Defaults to ``True``.
+        neighbor_mask_size (int): Side of the window that spatial attention must not use, odd, 0 for none.
+            Defaults to ``7``.
+        jitter_scale (float): Strength of the feature jitter in training. Defaults to ``20.0``.
+        jitter_probability (float): Probability of jitter for each level of a batch. Defaults to ``0.5``.
+        reconstruction_head (ReconstructionHead): ``"resize"`` as in the published code, ``"transposed"`` as in
+            the paper. Defaults to ``"resize"``.
+        blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
+        feature_scaling (bool): Whether channels are scaled to unit mean square, see :class:`FeatureScaler`.
+            Defaults to ``True``.
+        image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
+            ``"top"`` 1 % of pixels. Defaults to ``"max"``.
+
+    Raises:
+        BackboneError: If the backbone, one of its levels or its weights do not exist.
+        ValueError: If the image size or another argument does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int] = (224, 224),
+        backbone: str = "tf_efficientnet_b4",
+        pre_trained: bool = True,
+        levels: Sequence[int] | None = None,
+        hidden_dim: int = 256,
+        num_heads: int = 4,
+        feedforward_dim: int = 2048,
+        encoder_layers: int = 3,
+        pixel_decoder_fusion: bool = True,
+        dropout: float = 0.1,
+        sample_aware_query: bool = True,
+        local_block: LocalBlock = "mgg",
+        channel_branch: bool = True,
+        neighbor_mask_size: int = 7,
+        jitter_scale: float = 20.0,
+        jitter_probability: float = 0.5,
+        reconstruction_head: ReconstructionHead = "resize",
+        blur_maps: bool = True,
+        feature_scaling: bool = True,
+        image_score: ImageScore = "max",
+    ) -> None:
+        super().__init__()
+        if image_score not in {"max", "std", "top"}:
+            msg = f"image_score must be 'max', 'std' or 'top', got {image_score!r}."
+            raise ValueError(msg)
+        self.image_size = image_size
+        self.image_score = image_score
+
+        self.backbone = FeaturePyramid(backbone, levels, pre_trained)
+        grid = token_grid(image_size, self.backbone)
+        patch_sizes = [self.backbone.strides[-1] // stride for stride in self.backbone.strides]
+        reconstructed = [levels is None or level in levels for level in self.backbone.levels]
+
+        self.scaler = FeatureScaler(self.backbone.channels) if feature_scaling else None
+        self.filter = FeatureFilter(self.backbone.channels)
+        self.jitter = FeatureJitter(jitter_scale, jitter_probability)
+        self.decoder = UniASDecoder(
+            channels=self.backbone.channels,
+            patch_sizes=patch_sizes,
+            reconstructed=reconstructed,
+            grid=grid,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            feedforward_dim=feedforward_dim,
+            encoder_layers=encoder_layers,
+            pixel_decoder_fusion=pixel_decoder_fusion,
+            dropout=dropout,
+            sample_aware_query=sample_aware_query,
+            local_block=local_block,
+            channel_branch=channel_branch,
+            neighbor_mask_size=neighbor_mask_size,
+            reconstruction_head=reconstruction_head,
+        )
+        self.anomaly_map_generator = AnomalyMapGenerator(
+            [patch_sizes[index] for index in self.decoder.reconstructed], image_size, blur_maps
+        )
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch | tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Reconstruct the features of normalised images.
+
+        Args:
+            images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
+
+        Returns:
+            InferenceBatch | tuple[list[torch.Tensor], list[torch.Tensor]]: In eval mode the image score
+            ``(B,)`` and the anomaly map ``(B, 1, H, W)``; in training mode the targets and their
+            reconstructions, ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+        """
+        features = self.backbone(images)
+        if self.scaler is not None:
+            features = self.scaler(features)
+        inputs, targets = self.filter(features)
+        reconstructions = self.decoder(self.jitter(inputs))
+        targets = [targets[index] for index in self.decoder.reconstructed]
+        if self.training:
+            return targets, reconstructions
+
+        anomaly_map = self.anomaly_map_generator(targets, reconstructions)
+        return InferenceBatch(pred_score=self._score(anomaly_map), anomaly_map=anomaly_map)
+
+    def _score(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        pixels = anomaly_map.flatten(1)
+        if self.image_score == "max":
+            return pixels.amax(dim=1)
+        if self.image_score == "std":
+            return pixels.std(dim=1)
+        # The size of the map is fixed, so k is a constant of the exported graph.
+        count = max(1, self.image_size[0] * self.image_size[1] // 100)
+        return pixels.topk(count, dim=1).values.mean(dim=1)
+
+
+def token_grid(image_size: Sequence[int], backbone: FeaturePyramid) -> tuple[int, int]:
+    """Rows and columns of the token grid, one token per pixel of the deepest level.
+
+    Args:
+        image_size (Sequence[int]): Height and width of the input.
+        backbone (FeaturePyramid): Gives the strides.
+
+    Returns:
+        tuple[int, int]: Rows and columns.
+
+    Raises:
+        ValueError: If the size is not divisible by the largest stride.
+    """
+    stride = backbone.strides[-1]
+    height, width = image_size
+    if height % stride or width % stride or min(height, width) < stride:
+        near = tuple(max(stride, round(side / stride) * stride) for side in image_size)
+        msg = f"image_size must be divisible by {stride}, the largest stride used; got {height}x{width}, try {near}."
+        raise ValueError(msg)
+    return height // stride, width // stride

@@ -1,0 +1,64 @@
+"""What several tests need: small models without downloads, and small data sets in MVTec layout."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(int(os.environ.get("ANOMALIB_UNIAS_TEST_THREADS", "1")))
+
+TINY = {
+    "backbone": "resnet18",
+    "pre_trained": False,
+    "image_size": (64, 96),
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "feedforward_dim": 32,
+    "encoder_layers": 1,
+    "neighbor_mask_size": 3,
+    "training_steps": 4,
+}
+
+
+@pytest.fixture
+def tiny_arguments() -> dict:
+    """Constructor arguments of a UniAS that trains in seconds."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def write_category() -> Callable[..., Path]:
+    """Writer of a small category in MVTec layout: noise with a square as defect."""
+
+    def write(
+        root: Path, category: str = "plate", *, train: int = 6, good: int = 3, defective: int = 3, size: int = 96
+    ) -> Path:
+        rng = np.random.default_rng(len(category))
+        base = rng.uniform(60, 190, size=(size, size, 3))
+
+        def image(path: Path, defect: bool) -> None:
+            pixels = base + rng.normal(0, 8, size=base.shape)
+            if defect:
+                pixels[20:44, 30:60] = 250
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+        for i in range(train):
+            image(root / category / "train" / "good" / f"{i:03}.png", defect=False)
+        for i in range(good):
+            image(root / category / "test" / "good" / f"{i:03}.png", defect=False)
+        for i in range(defective):
+            image(root / category / "test" / "square" / f"{i:03}.png", defect=True)
+            mask = np.zeros((size, size), np.uint8)
+            mask[20:44, 30:60] = 255
+            path = root / category / "ground_truth" / "square" / f"{i:03}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(path)
+        return root
+
+    return write

@@ -1,0 +1,256 @@
+"""UniAS in anomalib's Engine: length of a run, resuming, checkpoints and what it refuses."""
+
+import logging
+
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from anomalib.models import Stfpm
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_unias.backbones import backbone_statistics
+from anomalib_unias.models.unias import UniAS
+from anomalib_unias.models.unias.checkpoint import ArchitectureMismatchError
+
+
+@pytest.fixture
+def data(tmp_path, write_category):
+    root = write_category(tmp_path / "data")
+    return MVTecAD(root=root, category="plate", train_batch_size=2, eval_batch_size=4, num_workers=0)
+
+
+@pytest.fixture
+def build(tiny_arguments):
+    def build(**changes) -> UniAS:
+        torch.manual_seed(3)
+        return UniAS(**{**tiny_arguments, "visualizer": False, **changes})
+
+    return build
+
+
+def engine(tmp_path, **arguments) -> Engine:
+    return Engine(
+        default_root_dir=tmp_path / "results",
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **arguments,
+    )
+
+
+def trained_state(model: UniAS) -> dict[str, torch.Tensor]:
+    return {key: tensor.clone() for key, tensor in model.state_dict().items() if key.startswith("model.")}
+
+
+def assert_same_state(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    assert not different
+
+
+class TestLengthOfARun:
+    def test_without_a_limit_it_ends_after_the_default(self, tmp_path, build, data):
+        run = engine(tmp_path)
+        run.fit(build(), datamodule=data)
+        assert run.trainer.global_step == 4
+
+    @pytest.mark.parametrize(
+        ("arguments", "steps"), [({"max_epochs": 2}, 6), ({"max_steps": 5}, 5), ({"max_epochs": 1, "max_steps": 2}, 2)]
+    )
+    def test_the_user_wins(self, tmp_path, build, data, arguments, steps):
+        run = engine(tmp_path, **arguments)
+        run.fit(build(), datamodule=data)
+        assert run.trainer.global_step == steps
+
+    def test_even_with_the_default_of_lightning(self, tmp_path, build):
+        """1000 epochs is what Lightning sets if nothing is given, and what the paper trains for."""
+        run = engine(tmp_path, max_epochs=1000)
+        run._setup_trainer(build())
+        assert (run.trainer.max_epochs, run.trainer.max_steps) == (1000, -1)
+
+    def test_arguments_as_the_command_line_passes_them(self, tmp_path, build):
+        run = engine(tmp_path, max_epochs=None, max_steps=-1, max_time=None)
+        run._setup_trainer(build())
+        assert run.trainer.max_steps == 4
+
+    def test_anomalib_still_lets_the_model_overrule_the_user(self, tmp_path):
+        """Fails when anomalib respects the user: then `_user_limits_the_run` can go."""
+
+        class Stubborn(Stfpm):
+            trainer_arguments = {"max_steps": 7}
+
+        run = engine(tmp_path, max_steps=3)
+        run._setup_trainer(_without_init(Stubborn))
+        assert run.trainer.max_steps == 7
+
+    def test_schedule_follows_the_length(self, tmp_path, build, data):
+        class Rates(Callback):
+            def __init__(self):
+                self.rates = []
+
+            def on_train_batch_start(self, trainer, *_args):
+                self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        rates = Rates()
+        engine(tmp_path, max_steps=10, callbacks=[rates]).fit(build(learning_rate=1e-2), datamodule=data)
+        assert rates.rates == pytest.approx([1e-2] * 4 + [1e-3] * 4 + [1e-4] * 2)
+
+
+def _without_init(cls):
+    model = cls.__new__(cls)
+    torch.nn.Module.__init__(model)
+    return model
+
+
+def test_resumed_run_continues_exactly(tmp_path, build, data):
+    whole = build()
+    engine(tmp_path / "whole", max_epochs=4).fit(whole, datamodule=data)
+
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, every_n_epochs=1)
+    # The schedule is as long as the whole run: the first part is stopped, not shortened.
+    stopped = build()
+    engine(tmp_path / "first", max_epochs=4, callbacks=[checkpoint, StopAfter(2)]).fit(stopped, datamodule=data)
+    resumed = build()
+    torch.manual_seed(99)
+    engine(tmp_path / "second", max_epochs=4).fit(resumed, datamodule=data, ckpt_path=tmp_path / "epoch=1.ckpt")
+
+    assert_same_state(trained_state(whole), trained_state(resumed))
+    assert any(not torch.equal(a, b) for a, b in zip(stopped.parameters(), resumed.parameters(), strict=True))
+
+
+class StopAfter(Callback):
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, _module):
+        if trainer.current_epoch + 1 == self.epochs:
+            trainer.should_stop = True
+
+
+def test_same_seed_same_weights(tmp_path, build, data):
+    first, second = build(), build()
+    for index, model in enumerate((first, second)):
+        torch.manual_seed(5)
+        engine(tmp_path / str(index)).fit(model, datamodule=data)
+    assert_same_state(trained_state(first), trained_state(second))
+
+
+@pytest.fixture
+def checkpoint_path(tmp_path, build, data):
+    run = engine(tmp_path)
+    run.fit(build(channel_branch=False), datamodule=data)
+    return run.trainer.checkpoint_callback.best_model_path
+
+
+def test_checkpoint_rebuilds_model_and_predictions(checkpoint_path, tmp_path):
+    loaded = UniAS.load_from_checkpoint(checkpoint_path).eval()
+    again = UniAS.load_from_checkpoint(checkpoint_path).eval()
+    images = torch.rand(2, 3, 200, 150)
+    assert torch.equal(loaded(images).anomaly_map, again(images).anomaly_map)
+    assert loaded.model.image_size == (64, 96)
+    assert loaded.model.scaler.fitted
+    assert loaded.hparams["training_steps"] == 4
+
+
+def test_checkpoint_holds_the_backbone_once_and_plain_data(checkpoint_path):
+    content = torch.load(checkpoint_path, weights_only=True)
+    names = [key for key in content["state_dict"] if key.endswith("layer1.0.conv1.weight")]
+    assert names == ["model.backbone.network.layer1.0.conv1.weight"]
+    assert not any("kernel" in key for key in content["state_dict"])
+
+
+def test_checkpoint_opens_at_another_image_size(checkpoint_path):
+    larger = UniAS.load_from_checkpoint(checkpoint_path, image_size=(96, 128)).eval()
+    assert larger(torch.rand(1, 3, 50, 50)).anomaly_map.shape == (1, 1, 96, 128)
+    assert larger.input_size == (96, 128)
+    # What is learned per position keeps its place.
+    small = UniAS.load_from_checkpoint(checkpoint_path)
+    tables = [m.model.decoder.query_position.view(*m.model.decoder.grid, -1) for m in (small, larger)]
+    middle = [table[table.shape[0] // 2 - 1 :, table.shape[1] // 2 - 1 :][:2, :2].mean((0, 1)) for table in tables]
+    assert torch.cosine_similarity(middle[0], middle[1], dim=0) > 0.8
+
+
+def test_channel_branch_is_bound_to_its_grid(tmp_path, build, data):
+    run = engine(tmp_path)
+    run.fit(build(), datamodule=data)
+    path = run.trainer.checkpoint_callback.best_model_path
+    with pytest.raises(ArchitectureMismatchError, match="grid of 4x6 tokens, the model has 6x8.*channel_branch=False"):
+        UniAS.load_from_checkpoint(path, image_size=(96, 128))
+
+
+def test_checkpoint_of_another_architecture(checkpoint_path, build, data, tmp_path):
+    with pytest.raises(ArchitectureMismatchError, match=r"hidden_dim=16 \(here 32\)"):
+        engine(tmp_path).test(build(hidden_dim=32, channel_branch=False), datamodule=data, ckpt_path=checkpoint_path)
+    foreign = torch.load(checkpoint_path, weights_only=True)
+    foreign["state_dict"] = {"model.layer.weight": torch.zeros(1)}
+    foreign["hyper_parameters"] = {}
+    with pytest.raises(ArchitectureMismatchError, match="does not hold the arguments"):
+        build().on_load_checkpoint(foreign)
+
+
+def test_pre_processor_follows_the_backbone(build):
+    lite = build(backbone="efficientnet_lite0", pre_trained=False)
+    *_, normalize = lite.pre_processor.transform.transforms
+    assert tuple(normalize.mean) == backbone_statistics("efficientnet_lite0")[0] == (0.5, 0.5, 0.5)
+    *_, normalize = build().pre_processor.transform.transforms
+    assert tuple(normalize.mean) == pytest.approx((0.485, 0.456, 0.406))
+
+
+def test_size_comes_from_the_pre_processor(tiny_arguments):
+    own = PreProcessor(transform=Compose([Resize((128, 64)), Normalize([0.5] * 3, [0.5] * 3)]))
+    tiny_arguments.pop("image_size")
+    model = UniAS(**tiny_arguments, pre_processor=own)
+    assert model.model.image_size == (128, 64)
+    with pytest.raises(ValueError, match=r"\(64, 64\) but the pre-processor resizes to \(128, 64\)"):
+        UniAS(**tiny_arguments, image_size=(64, 64), pre_processor=own)
+
+
+def test_clipping_gives_way_to_the_trainer(tmp_path, build, data):
+    class Norms(Callback):
+        def __init__(self):
+            self.norms = []
+
+        def on_before_zero_grad(self, _trainer, module, _optimizer):
+            gradients = [p.grad.norm() for p in module.parameters() if p.grad is not None]
+            if gradients:
+                self.norms.append(torch.stack(gradients).norm().item())
+
+    own, given = Norms(), Norms()
+    engine(tmp_path, callbacks=[own]).fit(build(), datamodule=data)
+    engine(tmp_path, callbacks=[given], gradient_clip_val=0.01).fit(build(), datamodule=data)
+    assert own.norms == pytest.approx([0.1] * len(own.norms), rel=1e-3)
+    assert given.norms == pytest.approx([0.01] * len(given.norms), rel=1e-3)
+
+
+def test_infinite_loss_stops_and_names_the_images(tmp_path, build, data):
+    model = build()
+    with torch.no_grad():
+        model.model.decoder.query_position.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0.*\.png"):
+        engine(tmp_path).fit(model, datamodule=data)
+
+
+def test_empty_training_set(tmp_path, build, data):
+    data.setup()
+    data.train_data.samples = data.train_data.samples.iloc[:0]
+    data._is_setup = True
+    with pytest.raises(ValueError, match="training set of MVTecAD is empty"):
+        engine(tmp_path).fit(build(), datamodule=data)
+
+
+def test_unknown_schedule(build):
+    with pytest.raises(ValueError, match="'step' or 'one_cycle'"):
+        build(lr_schedule="linear")
+
+
+def test_bfloat16_training_is_finite(tmp_path, build, data, caplog):
+    caplog.set_level(logging.ERROR)
+    model = build()
+    run = engine(tmp_path, precision="bf16-mixed")
+    run.fit(model, datamodule=data)
+    assert torch.isfinite(run.trainer.callback_metrics["train_loss"])
