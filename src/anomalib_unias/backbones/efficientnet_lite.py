@@ -28,12 +28,23 @@ _PACKAGE_TAG = "pypi_in1k"
 _NOMINAL_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _STOCK_ENTRYPOINTS = {name: getattr(timm_efficientnet, name) for name in WEIGHT_PACKAGES}
 
-# Read by `register_model`, which looks it up under this name.
+
+def _installed() -> list[str]:
+    return [name for name, (package, _) in WEIGHT_PACKAGES.items() if find_spec(package) is not None]
+
+
+def _weight_file(name: str) -> str:
+    package, file_class = WEIGHT_PACKAGES[name]
+    return getattr(import_module(package), file_class).get_model_file_path()
+
+
+# Read by `register_model`, which looks it up under this name. The first configuration with weights is the default.
 default_cfgs = generate_default_cfgs(
     {
         f"{name}.{_PACKAGE_TAG}": {
-            "input_size": (3, size, size),
-            "pool_size": (size // 32, size // 32),
+            "file": _weight_file(name),
+            "input_size": (3, _NOMINAL_SIZES[name], _NOMINAL_SIZES[name]),
+            "pool_size": (_NOMINAL_SIZES[name] // 32, _NOMINAL_SIZES[name] // 32),
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
             "interpolation": "bicubic",
@@ -42,7 +53,7 @@ default_cfgs = generate_default_cfgs(
             "classifier": "classifier",
             "license": "apache-2.0",
         }
-        for name, size in _NOMINAL_SIZES.items()
+        for name in _installed()
     }
     | {
         stock: get_pretrained_cfg(stock).to_dict()
@@ -54,12 +65,11 @@ default_cfgs = generate_default_cfgs(
 
 def register_backbones() -> None:
     """Register ``efficientnet_lite0/1/2`` with timm, each if the package with its weights is installed."""
-    for name, entrypoint in _ENTRYPOINTS.items():
-        if find_spec(WEIGHT_PACKAGES[name][0]) is not None:
-            with warnings.catch_warnings():
-                # timm says that the untagged name is taken over, which is what is wanted here.
-                warnings.simplefilter("ignore", UserWarning)
-                register_model(entrypoint)
+    for name in _installed():
+        with warnings.catch_warnings():
+            # timm says that the untagged name is taken over, which is what is wanted here.
+            warnings.simplefilter("ignore", UserWarning)
+            register_model(_ENTRYPOINTS[name])
 
 
 def efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -94,8 +104,6 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
 
 
 def _packaged_weights(name: str) -> dict[str, torch.Tensor]:
-    package, file_class = WEIGHT_PACKAGES[name]
-    path = getattr(import_module(package), file_class).get_model_file_path()
-    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    state_dict = torch.load(_weight_file(name), map_location="cpu", weights_only=True)
     stage_depths = [len(stage) for stage in getattr(timm_efficientnet, f"tf_{name}")().blocks]
     return timm_efficientnet_keys(state_dict, stage_depths)

@@ -4,12 +4,12 @@ import logging
 
 import pytest
 import torch
+from anomalib.callbacks import ModelCheckpoint
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Stfpm
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
@@ -107,13 +107,18 @@ def _without_init(cls):
     return model
 
 
-def test_resumed_run_continues_exactly(tmp_path, build, data):
+@pytest.mark.parametrize("at_epoch_end", [False, True])
+def test_resumed_run_continues_exactly(tmp_path, build, data, at_epoch_end):
     whole = build()
+    torch.manual_seed(7)
     engine(tmp_path / "whole", max_epochs=4).fit(whole, datamodule=data)
 
-    checkpoint = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, every_n_epochs=1)
+    checkpoint = ModelCheckpoint(
+        dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=at_epoch_end
+    )
     # The schedule is as long as the whole run: the first part is stopped, not shortened.
     stopped = build()
+    torch.manual_seed(7)
     engine(tmp_path / "first", max_epochs=4, callbacks=[checkpoint, StopAfter(2)]).fit(stopped, datamodule=data)
     resumed = build()
     torch.manual_seed(99)

@@ -37,6 +37,7 @@ LRSchedule = Literal["step", "one_cycle"]
 _DEFAULT_SIZE = (224, 224)
 _SCALING_BATCHES = 32
 _RNG_KEY = "anomalib_unias_rng_state"
+_SIZE_KEY = "anomalib_unias_image_size"
 
 
 class UniAS(AnomalibModule):
@@ -195,7 +196,11 @@ class UniAS(AnomalibModule):
         return PreProcessor(transform=Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
 
     def on_fit_start(self) -> None:
-        """Refuse an empty training set, and continue the random numbers of a resumed run."""
+        """Refuse an empty training set.
+
+        Raises:
+            ValueError: If there is no image to learn from.
+        """
         dataset = getattr(self.trainer.datamodule, "train_data", None)
         if dataset is not None and len(dataset) == 0:
             msg = (
@@ -203,9 +208,17 @@ class UniAS(AnomalibModule):
                 "from. Check its root, category and split arguments."
             )
             raise ValueError(msg)
-        if self._resumed_rng_state is not None:
-            torch.set_rng_state(self._resumed_rng_state)
-            self._resumed_rng_state = None
+
+    def on_train_epoch_start(self) -> None:
+        """Go on with the random numbers of a resumed run where the interrupted run would have."""
+        if self._resumed_rng_state is None:
+            return
+        torch.set_rng_state(self._resumed_rng_state)
+        self._resumed_rng_state = None
+        loop = self.trainer.fit_loop
+        if loop.is_resuming or loop.restarting:
+            # Lightning has drawn the order of images before it could be told the state, and would not again.
+            iter(loop._data_fetcher)
 
     def on_train_start(self) -> None:
         """Take the feature scales from training images, once."""
@@ -300,6 +313,8 @@ class UniAS(AnomalibModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the random numbers, so that a resumed run goes on as if it had not stopped."""
         super().on_save_checkpoint(checkpoint)
+        # Not only among the hyper-parameters: Lightning replaces those by the arguments of load_from_checkpoint.
+        checkpoint[_SIZE_KEY] = list(self.model.image_size)
         checkpoint[_RNG_KEY] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -313,7 +328,7 @@ class UniAS(AnomalibModule):
         """
         own_pre_processor = self.pre_processor
         super().on_load_checkpoint(checkpoint)
-        saved_size = checkpoint.get("hyper_parameters", {}).get("image_size")
+        saved_size = checkpoint.get(_SIZE_KEY)
         if saved_size is not None and tuple(saved_size) != self.model.image_size:
             stride = self.model.backbone.strides[-1]
             saved_grid = (saved_size[0] // stride, saved_size[1] // stride)
