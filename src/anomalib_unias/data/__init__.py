@@ -1,0 +1,24 @@
+"""Many categories as one datamodule, and the data set that is built in.
+
+Names are imported when they are first used (PEP 562).
+"""
+
+from importlib import import_module
+
+_EXPORTS = {
+    "SyntheticProducts": "anomalib_unias.data.synthetic",
+    "UnifiedDataModule": "anomalib_unias.data.unified",
+}
+
+__all__ = ["SyntheticProducts", "UnifiedDataModule"]  # noqa: F822  # resolved by __getattr__
+
+
+def __getattr__(name: str) -> object:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,194 @@
+"""Which categories there are, and the stock datamodule of each one."""
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import anomalib.data
+from anomalib.data import AnomalibDataModule, UnknownDatamoduleError
+from anomalib.data.datamodules import image as image_datamodules
+
+from .errors import CategoryError
+
+logger = logging.getLogger(__name__)
+
+_ALL = "all"
+
+
+def datamodule_class(name: str) -> type[AnomalibDataModule]:
+    """Find a datamodule class by name.
+
+    Args:
+        name: Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"Folder"``, ...) or in this package
+            (``"SyntheticProducts"``), or a dotted path to any other datamodule class.
+
+    Returns:
+        The class.
+
+    Raises:
+        UnknownDatamoduleError: If there is no such class.
+        TypeError: If it is not an image datamodule.
+    """
+    module_name, _, class_name = name.rpartition(".")
+    modules = [import_module(module_name)] if module_name else [anomalib.data, import_module(__package__ or "")]
+    found = next((getattr(module, class_name) for module in modules if hasattr(module, class_name)), None)
+    if found is None:
+        msg = (
+            f"No datamodule {name!r}. Choose one of {sorted(image_datamodules.__all__)}, 'SyntheticProducts', or give "
+            "the dotted path of your own class."
+        )
+        raise UnknownDatamoduleError(msg)
+    if not (isinstance(found, type) and issubclass(found, AnomalibDataModule)) or _is_video_or_depth(found):
+        msg = f"{name!r} is not an anomalib image datamodule. Choose one of {sorted(image_datamodules.__all__)}."
+        raise TypeError(msg)
+    return found
+
+
+def resolve_categories(
+    datamodule: type[AnomalibDataModule],
+    requested: Sequence[str] | str,
+    root: Path | str | None = None,
+    elsewhere: Sequence[str] = (),
+) -> list[str]:
+    """Check the requested categories, or list them all.
+
+    Args:
+        datamodule: Class of the datamodule.
+        requested: Names, one name, or ``"all"`` for every category found in the root. If the root has none yet (data
+            sets that are downloaded or generated later), ``"all"`` stands for those the datamodule knows.
+        root: Root of the data set. Defaults to the default of the datamodule.
+        elsewhere: Categories that lie in a directory of their own; they need not be in the root.
+
+    Returns:
+        The names, in the requested order.
+
+    Raises:
+        CategoryError: If there is no category, one is given twice, has an empty name or is unknown.
+        TypeError: If a name is not a string.
+    """
+    found = _find_categories(datamodule, root)
+    known = _known_categories(datamodule)
+    if requested == _ALL:
+        categories = found or known
+        if not categories:
+            msg = (
+                f"No category of {datamodule.__name__} found in {_root_of(datamodule, root)}: expected one directory "
+                "for each category. Check the root or name the categories."
+            )
+            raise CategoryError(msg)
+        logger.info("Categories of %s: %s.", datamodule.__name__, ", ".join(categories))
+        return categories
+    names = [requested] if isinstance(requested, str) else list(requested)
+    _check_names(names)
+    _check_known(datamodule, names, {*found, *known, *elsewhere}, _root_of(datamodule, root))
+    return names
+
+
+def build_datamodule(
+    datamodule: type[AnomalibDataModule],
+    category: str,
+    root: Path | str | None,
+    arguments: Mapping[str, Any],
+) -> AnomalibDataModule:
+    """Create the datamodule of one category.
+
+    A class with an argument ``category`` gets the name of the category and the root. For any other class (``Folder``,
+    ``Datumaro``, ...) a category is a data set of its own in the directory ``root/category``.
+
+    Args:
+        datamodule: Class of the datamodule.
+        category: Name of the category.
+        root: Root of the data set.
+        arguments: Further arguments; they win over ``root`` and ``category``.
+
+    Returns:
+        The datamodule, not set up yet.
+
+    Raises:
+        TypeError: If the class has no such argument, or lacks one.
+    """
+    parameters = inspect.signature(datamodule).parameters
+    values = dict(arguments)
+    if "category" in parameters:
+        values.setdefault("category", category)
+    elif "name" in parameters:
+        values.setdefault("name", category)
+    if root is not None:
+        values.setdefault("root", root if "category" in parameters else Path(root) / category)
+    unknown = sorted(set(values) - set(parameters))
+    if unknown:
+        msg = f"{datamodule.__name__} takes no argument {', '.join(unknown)}. It takes {', '.join(parameters)}."
+        raise TypeError(msg)
+    return datamodule(**values)
+
+
+def _is_video_or_depth(datamodule: type) -> bool:
+    return datamodule.__module__.startswith(("anomalib.data.datamodules.video", "anomalib.data.datamodules.depth"))
+
+
+def _root_of(datamodule: type[AnomalibDataModule], root: Path | str | None) -> Path | None:
+    if root is None:
+        root = getattr(inspect.signature(datamodule).parameters.get("root"), "default", None)
+    return Path(root) if isinstance(root, str | Path) else None
+
+
+def _find_categories(datamodule: type[AnomalibDataModule], root: Path | str | None) -> list[str]:
+    """List the categories on disk.
+
+    With a ``category`` argument these are the directories that hold ``train`` or have a name that the datamodule
+    knows, in the root or where ``Visa`` and ``RealIAD`` look; without that argument, all directories.
+    """
+    directory = _root_of(datamodule, root)
+    if directory is None or not directory.is_dir():
+        return []
+    if "category" not in inspect.signature(datamodule).parameters:
+        return sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    known = _known_categories(datamodule)
+    candidates = [path for pattern in ("*", "visa_pytorch/*", "realiad_*/*") for path in directory.glob(pattern)]
+    return sorted({path.name for path in candidates if (path / "train").is_dir() or path.name in known})
+
+
+def _known_categories(datamodule: type[AnomalibDataModule]) -> list[str]:
+    """Names that the class lists itself, or that anomalib lists beside its data set."""
+    own = getattr(datamodule, "CATEGORIES", None)
+    if own is not None:
+        return list(own)
+    for base in datamodule.__mro__:
+        dataset_module = base.__module__.replace(".datamodules.image.", ".datasets.image.")
+        if dataset_module != base.__module__ and find_spec(dataset_module):
+            return list(getattr(import_module(dataset_module), "CATEGORIES", []))
+    return []
+
+
+def _check_names(names: list[str]) -> None:
+    if not names:
+        msg = "No category given. Name at least one, or 'all'."
+        raise CategoryError(msg)
+    for name in names:
+        if not isinstance(name, str):
+            msg = f"Category names must be strings, got {name!r}. Quote it in YAML: '01'."
+            raise TypeError(msg)
+        if not name.strip():
+            msg = f"Empty category name in {names}. Name a category, or 'all'."
+            raise CategoryError(msg)
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        msg = f"Categories given more than once: {repeated}. Each one may be given once."
+        raise CategoryError(msg)
+
+
+def _check_known(datamodule: type[AnomalibDataModule], names: list[str], known: set[str], root: Path | None) -> None:
+    unknown = [name for name in names if name not in known]
+    # Without a root and without a list there is nothing to compare with: setting up the data set will tell.
+    if not unknown or not known:
+        return
+    hints = [match for name in unknown for match in get_close_matches(name, known, n=1)]
+    hint = f" Did you mean {hints}?" if hints else ""
+    msg = f"Unknown categories {unknown} of {datamodule.__name__} in {root}. There are {sorted(known)}.{hint}"
+    raise CategoryError(msg)

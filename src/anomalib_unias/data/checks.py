@@ -1,0 +1,201 @@
+"""Looks at what the datamodules of the categories found on disk; reads no image."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from anomalib import TaskType
+from anomalib.data import MPDD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Visa
+from anomalib.data.utils import LabelName
+
+from .dataset import UnifiedDataset
+from .errors import CategoryError, MissingMaskError
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
+
+
+@contextmanager
+def naming_category(category: str, datamodule: AnomalibDataModule) -> Iterator[None]:
+    """Turn whatever a stock datamodule raises into an error that names the category and the reason.
+
+    Args:
+        category: Name of the category.
+        datamodule: Its datamodule.
+
+    Raises:
+        MissingMaskError: If it fails because masks and defective images do not match.
+        CategoryError: If it fails for another reason.
+    """
+    try:
+        yield
+    except CategoryError:
+        raise
+    except Exception as error:
+        raise _explain(category, datamodule, error) from error
+
+
+def image_level_folder(category: str, datamodule: AnomalibDataModule) -> Folder | None:
+    """Replace the datamodule of a category in MVTec layout that has defective images but no mask at all.
+
+    anomalib 2.7.0 cannot read such a category as ``MVTecAD``, ``Visa`` or ``MPDD``: it assigns the masks it found to
+    the defective images and stops when the numbers differ.
+
+    Args:
+        category: Name of the category.
+        datamodule: Its datamodule.
+
+    Returns:
+        A ``Folder`` over the same images with the same splits, or ``None`` where the datamodule can stay.
+    """
+    directory = _mvtec_directory(datamodule)
+    if directory is None:
+        return None
+    tests = sorted(path for path in (directory / "test").glob("*") if path.is_dir() and any(path.iterdir()))
+    defects = [f"test/{path.name}" for path in tests if path.name != "good"]
+    if not defects or any(path.is_file() for path in (directory / "ground_truth").rglob("*")):
+        return None
+    return Folder(
+        name=category,
+        root=directory,
+        normal_dir="train/good",
+        abnormal_dir=defects,
+        normal_test_dir="test/good" if len(tests) > len(defects) else None,
+        train_augmentations=datamodule.train_augmentations,
+        val_augmentations=datamodule.val_augmentations,
+        test_augmentations=datamodule.test_augmentations,
+        test_split_mode=datamodule.test_split_mode,
+        test_split_ratio=datamodule.test_split_ratio,
+        val_split_mode=datamodule.val_split_mode,
+        val_split_ratio=datamodule.val_split_ratio,
+        seed=datamodule.seed,
+    )
+
+
+def check_training_data(category: str, dataset: AnomalibDataset) -> None:
+    """Make sure that a category can be trained on.
+
+    Args:
+        category: Name of the category.
+        dataset: Its training data.
+
+    Raises:
+        CategoryError: If there is no training image, or no normal one.
+    """
+    if not len(dataset):
+        msg = f"Category {category!r} has no training images. Add normal images to it or leave it out."
+        raise CategoryError(msg)
+    if not dataset.has_normal:
+        msg = f"Category {category!r} has no normal images among its {len(dataset)} training images. Add some."
+        raise CategoryError(msg)
+
+
+def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
+    """Declare a category image-level if none of its defective images has a mask.
+
+    Missing paths become empty strings: with pandas 3 they are NaN in ``MVTecAD2`` of anomalib 2.7.0, which then cannot
+    read a normal image.
+
+    Args:
+        category: Name of the category.
+        datasets: Its training, validation and test data; their ``samples`` may be changed.
+
+    Raises:
+        MissingMaskError: If some defective images have a mask and others do not.
+    """
+    datasets = list(datasets)
+    for dataset in datasets:
+        replace_column(dataset, "mask_path", dataset.samples.mask_path.fillna(""))
+    defective = pd.concat([data.samples[data.samples.label_index == LabelName.ABNORMAL] for data in datasets])
+    missing = [
+        image for image, mask in zip(defective.image_path, defective.mask_path, strict=True) if not _has_mask_file(mask)
+    ]
+    if not missing:
+        return
+    if len(missing) < len(defective):
+        raise _missing_masks(category, missing)
+    for dataset in datasets:
+        replace_column(dataset, "mask_path", "")
+        dataset.samples.attrs["task"] = TaskType.CLASSIFICATION
+
+
+def replace_column(dataset: AnomalibDataset, name: str, values: pd.Series | str) -> None:
+    """Replace a column of the data frame of a data set and keep its task.
+
+    Args:
+        dataset: Data set to change.
+        name: Name of the column.
+        values: New values, or one for all rows.
+    """
+    task = dataset.task
+    dataset.samples = dataset.samples.assign(**{name: values})
+    dataset.samples.attrs["task"] = task
+
+
+def warn_about_evaluation(datasets: Mapping[str, AnomalibDataset], joined: UnifiedDataset) -> None:
+    """Log what metrics cannot tell on this test data, in one line for each reason.
+
+    Args:
+        datasets: Test data of each category.
+        joined: The same as one data set.
+    """
+    reasons = {
+        "no defective test image: AUROC, AP, F1 and missed defects are undefined": lambda data: data.has_anomalous,
+        "no normal test image (test_split_mode 'none' drops them): AUROC and false alarms are undefined": lambda data: (
+            data.has_normal
+        ),
+    }
+    if joined.task == TaskType.SEGMENTATION:
+        reasons[
+            "no masks (image-level only): the defective images carry an empty gt_mask with mask_valid=False; "
+            "UnifiedEvaluator leaves them out, anomalib's own pixel metrics take them for normal"
+        ] = lambda data: not data.has_anomalous or data.task != TaskType.CLASSIFICATION
+    for reason, holds in reasons.items():
+        lacking = [category for category, dataset in datasets.items() if not holds(dataset)]
+        if lacking:
+            logger.warning("Categories %s have %s.", lacking, reason)
+
+
+def _explain(category: str, datamodule: AnomalibDataModule, error: Exception) -> CategoryError:
+    directory = _mvtec_directory(datamodule)
+    if directory and not any((directory / "train" / "good").glob("*")):
+        return CategoryError(
+            f"Category {category!r} has no normal images: {directory / 'train' / 'good'} is empty or missing. Put "
+            "images of good products there, check the root, or leave the category out."
+        )
+    missing = _images_without_mask(directory) if directory else []
+    if missing:
+        return _missing_masks(category, missing)
+    return CategoryError(f"Category {category!r} of {type(datamodule).__name__} cannot be set up: {error}")
+
+
+def _mvtec_directory(datamodule: AnomalibDataModule) -> Path | None:
+    if isinstance(datamodule, Visa):
+        return Path(datamodule.split_root) / datamodule.category
+    return Path(datamodule.root) / datamodule.category if isinstance(datamodule, MVTecAD | MPDD) else None
+
+
+def _images_without_mask(directory: Path) -> list[str]:
+    """Defective images in MVTec layout for which no mask has a matching name."""
+    images = (path for path in directory.glob("test/*/*") if path.parent.name != "good")
+    return sorted(
+        str(image)
+        for image in images
+        if not any(image.stem in mask.stem for mask in (directory / "ground_truth" / image.parent.name).glob("*"))
+    )
+
+
+def _has_mask_file(mask_path: object) -> bool:
+    paths = [mask_path] if isinstance(mask_path, str) else mask_path
+    return isinstance(paths, list) and bool(paths) and all(path and Path(path).is_file() for path in paths)
+
+
+def _missing_masks(category: str, images: list[str]) -> MissingMaskError:
+    more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
+    return MissingMaskError(
+        f"Category {category!r} has defective images without a mask: {', '.join(images[:_SHOWN])}{more}. Add their "
+        "masks, or remove all masks of the category to use it on image level only."
+    )

@@ -1,0 +1,234 @@
+"""Datamodules of several categories as one."""
+
+import os
+import random
+import shutil
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
+from torch.utils.data import DataLoader
+
+from .checks import (
+    check_training_data,
+    image_level_folder,
+    naming_category,
+    replace_column,
+    settle_masks,
+    warn_about_evaluation,
+)
+from .dataset import UnifiedDataset
+from .sampling import Sampling, training_sampler
+
+_Mode = TypeVar("_Mode", TestSplitMode, ValSplitMode)
+
+_SUBSETS = ("train_data", "val_data", "test_data")
+
+
+class CombinedDataModule(AnomalibDataModule):
+    """Trains and evaluates on several ready-made datamodules, one for each category.
+
+    Every part makes its own splits and keeps its own augmentations; batch sizes, workers and the order of the images
+    belong to the combination. Batches are :class:`~anomalib_unias.data.items.CategoryImageBatch`.
+
+    Args:
+        datamodules: Image datamodule of each category; they may be of different classes.
+        name: Name of the data set, part of the results path. Defaults to the class of the parts if their path names
+            it, else to the directory that holds them all: anomalib 2.7.0 keeps the pictures of two categories apart
+            only if it finds this name in the path of the images.
+        sampling: Order of the training images: ``"natural"`` takes each one once per epoch, ``"balanced"`` draws all
+            categories equally often.
+        train_batch_size: Batch size for training.
+        eval_batch_size: Batch size for validation, test and prediction.
+        num_workers: Processes that read images; 0 reads them in the main process.
+        seed: Seed of the order of training images and of synthetic defects. Splits of the parts are seeded by the
+            parts. ``None`` follows the global seed.
+
+    Raises:
+        ValueError: If there is no datamodule, or ``sampling`` is unknown.
+
+    Example:
+        >>> from anomalib.data import Folder, MVTecAD
+        >>> datamodule = CombinedDataModule({
+        ...     "bottle": MVTecAD(root="./datasets/MVTecAD", category="bottle"),
+        ...     "lid": Folder(name="lid", root="./datasets/lid", normal_dir="good", abnormal_dir="bad"),
+        ... })
+        >>> datamodule.categories, datamodule.name, datamodule.category
+        (['bottle', 'lid'], 'datasets', 'unified')
+    """
+
+    def __init__(
+        self,
+        datamodules: dict[str, AnomalibDataModule],
+        name: str | None = None,
+        sampling: Sampling = "natural",
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 8,
+        seed: int | None = None,
+    ) -> None:
+        if not datamodules:
+            msg = "No datamodules given. Give one for each category."
+            raise ValueError(msg)
+        training_sampler(list(datamodules), sampling)  # so that an unknown name does not wait for the training
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            test_split_mode=_common_mode(part.test_split_mode for part in datamodules.values()),
+            val_split_mode=_common_mode(part.val_split_mode for part in datamodules.values()),
+            seed=seed,
+        )
+        self.datamodules = dict(datamodules)
+        self.sampling = sampling
+        parts = datamodules.values()
+        self._name = name or data_set_name((type(part).__name__ for part in parts), _common_directory(parts))
+        self.category = "unified"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # a plain attribute in Lightning, a property in anomalib
+        """Name of the data set."""
+        return self._name
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories."""
+        return list(self.datamodules)
+
+    @property
+    def validates_on_test(self) -> bool:
+        """Whether some category uses its test images for validation, so that thresholds are fitted on them."""
+        return any(part.val_split_mode == ValSplitMode.SAME_AS_TEST for part in self.datamodules.values())
+
+    def prepare_data(self) -> None:
+        """Download or generate what the parts need."""
+        for part in self.datamodules.values():
+            part.prepare_data()
+
+    def train_dataloader(self) -> TRAIN_DATALOADERS:
+        """Loader of the training images, in the order set by ``sampling`` and ``seed``."""
+        return DataLoader(
+            dataset=self.train_data,
+            sampler=training_sampler(list(self.train_data.samples.category), self.sampling, self.seed),
+            batch_size=self.train_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or self.train_data.collate_fn,
+        )
+
+    def val_dataloader(self) -> EVAL_DATALOADERS:
+        """Loader of the validation images; an empty list if no category has any, so that validation is skipped."""
+        return super().val_dataloader() if hasattr(self, "val_data") else []
+
+    def _setup(self, _stage: str | None = None) -> None:
+        for category, part in self.datamodules.items():
+            with naming_category(category, part):
+                self.datamodules[category] = self._set_up_part(category, part, _stage)
+        self.train_data = self._join("train_data")
+        self.test_data = self._join("test_data")
+        if any(hasattr(part, "val_data") for part in self.datamodules.values()):
+            self.val_data = self._join("val_data")
+        tests = {category: part.test_data for category, part in self.datamodules.items()}
+        warn_about_evaluation(tests, self.test_data)
+
+    def _set_up_part(self, category: str, part: AnomalibDataModule, stage: str | None) -> AnomalibDataModule:
+        part = image_level_folder(category, part) or part
+        with nullcontext() if self.seed is None else _seeded(self.seed):
+            part.setup(stage)
+        if type(part).test_dataloader is not AnomalibDataModule.test_dataloader:
+            # What the loader serves is what counts: MVTecAD2 of anomalib 2.7.0 chooses its test set there.
+            part.test_data = part.test_dataloader().dataset
+        check_training_data(category, part.train_data)
+        datasets = [getattr(part, subset) for subset in _SUBSETS if hasattr(part, subset)]
+        settle_masks(category, datasets)
+        self._adopt_synthetic_files(category, datasets)
+        return part
+
+    def _create_test_split(self) -> None:
+        """The parts have split their data."""
+
+    def _create_val_split(self) -> None:
+        """The parts have split their data."""
+
+    def _update_augmentations(self) -> None:
+        """Let each part combine its own augmentations with the ``Resize`` of the model."""
+        for part in self.datamodules.values():
+            part.trainer = self.trainer
+            part._update_augmentations()
+
+    def _join(self, subset: str) -> UnifiedDataset:
+        parts = self.datamodules.items()
+        return UnifiedDataset({category: getattr(part, subset) for category, part in parts if hasattr(part, subset)})
+
+    def _adopt_synthetic_files(self, category: str, datasets: list[AnomalibDataset]) -> None:
+        """Take over the temporary files of synthetic defects.
+
+        In anomalib 2.7.0 one of several copies of such a data set deletes the files when it goes, be it in a worker
+        process; here they live as long as this datamodule. Their directory gets the name of the category because
+        anomalib names pictures after the directory of the image, which is the same for all categories.
+        """
+        for dataset in datasets:
+            if not isinstance(dataset, SyntheticAnomalyDataset):
+                continue
+            dataset._cleanup = False
+            before, after = dataset.im_dir, dataset.root / f"{category}_synthetic"
+            if before.exists():
+                before.rename(after)
+                weakref.finalize(self, shutil.rmtree, dataset.root, ignore_errors=True)
+            paths = dataset.samples.image_path.str.replace(str(before), str(after), regex=False)
+            replace_column(dataset, "image_path", paths)
+            dataset.im_dir = after
+
+
+def _common_mode(modes: Iterable[_Mode]) -> _Mode | None:
+    distinct = set(modes)
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def data_set_name(classes: Iterable[str], directory: Path | None) -> str:
+    """Choose the name of a data set, which should occur in the path of its images.
+
+    Args:
+        classes: Names of the datamodule classes.
+        directory: Resolved directory that holds all images, if there is one.
+
+    Returns:
+        The class if the path names it, else the directory, else the classes.
+
+    Example:
+        >>> data_set_name(["Visa"], Path("/datasets/visa")), data_set_name(["Folder"], Path("/datasets/line"))
+        ('Visa', 'line')
+    """
+    names = sorted(set(classes))
+    if directory is None:
+        return "+".join(names)
+    if len(names) == 1 and names[0].lower() in (part.lower() for part in directory.parts):
+        return names[0]
+    return directory.name or "+".join(names)
+
+
+def _common_directory(parts: Iterable[AnomalibDataModule]) -> Path | None:
+    roots = [getattr(part, "root", None) for part in parts]
+    resolved = [Path(root).resolve() for root in roots if root]
+    # There is no common path on different drives of Windows.
+    if len(resolved) < len(roots) or len({path.anchor for path in resolved}) > 1:
+        return None
+    return Path(os.path.commonpath([str(path) for path in resolved]))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed what anomalib 2.7.0 draws from global generators (the synthetic defects), and restore it afterwards."""
+    with isolate_rng(include_cuda=False):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  # pandas' sample and anomalib's generator use it
+        torch.manual_seed(seed)
+        yield

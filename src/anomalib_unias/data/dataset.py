@@ -1,0 +1,139 @@
+"""Several data sets, one for each category, as one."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataset, DatasetItem, ImageItem
+from anomalib.data.utils import LabelName
+from PIL import Image
+from torchvision.transforms.v2 import Transform
+from torchvision.tv_tensors import Mask
+
+from .errors import MaskSizeError, UnreadableImageError
+from .items import CategoryImageBatch, CategoryImageItem
+
+# Pillow saturates these when it converts them to RGB: a 16-bit image comes out white.
+_SATURATING_MODES = ("I", "F")
+
+
+class UnifiedDataset(AnomalibDataset):
+    """Joins one data set per category and writes the category on every item.
+
+    The data frame ``samples`` holds the rows of all parts plus ``category`` and ``row``, the row of the image in the
+    data set of its category. Reading an image is left to that data set.
+
+    Args:
+        datasets: Image data set of each category.
+
+    Example:
+        >>> UnifiedDataset({"bottle": bottle_data, "cable": cable_data})[0].category  # doctest: +SKIP
+        'bottle'
+    """
+
+    def __init__(self, datasets: Mapping[str, AnomalibDataset]) -> None:
+        self._datasets: dict[str, AnomalibDataset] = {}
+        super().__init__()
+        self._datasets.update(datasets)
+        frames = [
+            dataset.samples.assign(category=category, row=range(len(dataset)))
+            for category, dataset in self._datasets.items()
+        ]
+        self.samples = pd.concat(frames, ignore_index=True)
+        tasks = {dataset.task for dataset in self._datasets.values()}
+        self.samples.attrs["task"] = TaskType.SEGMENTATION if TaskType.SEGMENTATION in tasks else tasks.pop()
+
+    @property
+    def augmentations(self) -> Transform | None:
+        """Transform of the first category; assigning one sets it for all of them."""
+        return next(iter(self._datasets.values())).augmentations
+
+    @augmentations.setter
+    def augmentations(self, augmentations: Transform | None) -> None:
+        for dataset in self._datasets.values():
+            dataset.augmentations = augmentations
+
+    @property
+    def collate_fn(self) -> Callable[[list[ImageItem]], CategoryImageBatch]:
+        """Function that makes a :class:`CategoryImageBatch` of a list of items."""
+        return CategoryImageBatch.collate
+
+    def __getitem__(self, index: int) -> CategoryImageItem:
+        """Read one image.
+
+        Args:
+            index: Row in ``samples``.
+
+        Returns:
+            Image ``(3, H, W)`` in [0, 1], after the augmentations. Where some category has masks, every item has a
+            ``gt_mask`` ``(H, W)``; see :class:`CategoryImageItem` for defective images without one.
+
+        Raises:
+            UnreadableImageError: If the image or its mask is damaged or has more than 8 bits per channel.
+            MaskSizeError: If the mask has another size than the image.
+        """
+        sample = self.samples.iloc[index]
+        masks = _mask_paths(sample)
+        _check_headers(sample.image_path, masks)
+        try:
+            item = self._datasets[sample.category][int(sample.row)]
+        except Exception as error:
+            for path in (sample.image_path, *masks):
+                _decode(path, cause=error)
+            raise
+        return self._with_category(item, sample.category, is_normal=sample.label_index == LabelName.NORMAL)
+
+    def _with_category(self, item: DatasetItem, category: str, *, is_normal: bool) -> CategoryImageItem:
+        values = dict(vars(item))
+        values["mask_valid"] = is_normal or item.gt_mask is not None
+        if item.gt_mask is None and self.task == TaskType.SEGMENTATION:
+            values["gt_mask"] = Mask(torch.zeros(values["image"].shape[-2:], dtype=torch.bool))
+        return CategoryImageItem(**values, category=category)
+
+
+def _mask_paths(sample: pd.Series) -> list[str]:
+    """Masks of a defective image; MVTec LOCO has several of them."""
+    if sample.label_index != LabelName.ABNORMAL or not sample.mask_path:
+        return []
+    return [sample.mask_path] if isinstance(sample.mask_path, str) else list(sample.mask_path)
+
+
+def _check_headers(image_path: str, mask_paths: list[str]) -> None:
+    """Look for what would be read wrongly without an error; only headers are read."""
+    size, mode = _header(image_path)
+    if mode.startswith(_SATURATING_MODES):
+        msg = (
+            f"Image {image_path} has more than 8 bits per channel (Pillow mode {mode!r}). anomalib would clip it to "
+            "white. Convert it to 8-bit grey or RGB."
+        )
+        raise UnreadableImageError(msg)
+    for mask_path in mask_paths:
+        mask_size, _ = _header(mask_path)
+        if mask_size != size:
+            msg = (
+                f"Mask {mask_path} is {mask_size[0]}x{mask_size[1]} (width x height) but its image {image_path} is "
+                f"{size[0]}x{size[1]}. Masks must have the size of their image: replace the mask or the image."
+            )
+            raise MaskSizeError(msg)
+
+
+def _header(path: str) -> tuple[tuple[int, int], str]:
+    try:
+        with Image.open(path) as image:
+            return image.size, image.mode
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _decode(path: str, cause: Exception) -> None:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        raise _unreadable(path, error) from cause
+
+
+def _unreadable(path: str | Path, error: Exception) -> UnreadableImageError:
+    return UnreadableImageError(f"Cannot read image file {path}: {error}. Replace it or remove it from the data set.")

@@ -1,0 +1,117 @@
+"""Several categories of one data set as one, by name: for the command line and YAML files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from omegaconf import OmegaConf
+from torchvision.transforms.v2 import Transform
+
+from .categories import build_datamodule, datamodule_class, resolve_categories
+from .combined import CombinedDataModule, data_set_name
+from .errors import CategoryError
+from .sampling import Sampling
+
+
+class UnifiedDataModule(CombinedDataModule):
+    """Trains and evaluates on several categories of one data set at once.
+
+    Builds one stock datamodule for each category and joins them, see :class:`CombinedDataModule`. Nothing is read
+    until ``setup``, and no image before it is used.
+
+    Args:
+        datamodule: Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"BTech"``, ``"MPDD"``, ``"RealIAD"``,
+            ``"Folder"``, ...), ``"SyntheticProducts"``, or a dotted path.
+        categories: Names of the categories, or ``"all"`` for every one found in the root. Quote numbers (``"01"``).
+        root: Root of the data set. Defaults to the default of the datamodule. For classes without a ``category``
+            argument (``Folder``, ``Datumaro``) each category is the directory ``root/<category>``.
+        datamodule_args: Further arguments of the datamodule, the same for all categories.
+        category_args: Further arguments for single categories; they win over all others.
+        sampling: Order of the training images: ``"natural"`` takes each one once per epoch, ``"balanced"`` draws all
+            categories equally often.
+        train_batch_size: Batch size for training.
+        eval_batch_size: Batch size for validation, test and prediction.
+        num_workers: Processes that read images; 0 reads them in the main process.
+        train_augmentations: Augmentations of training images.
+        val_augmentations: Augmentations of validation images.
+        test_augmentations: Augmentations of test images.
+        augmentations: Augmentations where the three above are not given.
+        test_split_mode: How each category gets its test images. Defaults to the default of the datamodule.
+        test_split_ratio: Fraction of the images that each category gives to the test set, where it is split off.
+        val_split_mode: How each category gets its validation images. Defaults to the default of the datamodule, which
+            is the test set itself for most of them.
+        val_split_ratio: Fraction of the images that each category gives to the validation set.
+        seed: Seed of the splits and of the order of training images. A split does not depend on which other
+            categories take part.
+
+    Raises:
+        UnknownDatamoduleError: If there is no such datamodule.
+        CategoryError: If there is no category, one is given twice, has an empty name or is unknown.
+        TypeError: If an argument does not fit the datamodule.
+
+    Example:
+        >>> datamodule = UnifiedDataModule("MVTecAD", ["bottle", "cable"], root="./datasets/MVTecAD")
+        >>> datamodule.categories, datamodule.name, datamodule.category
+        (['bottle', 'cable'], 'MVTecAD', 'unified')
+    """
+
+    def __init__(
+        self,
+        datamodule: str = "MVTecAD",
+        categories: Sequence[str] | str = "all",
+        root: Path | str | None = None,
+        datamodule_args: dict[str, Any] | None = None,
+        category_args: dict[str, dict[str, Any]] | None = None,
+        sampling: Sampling = "natural",
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 8,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str | None = None,
+        test_split_ratio: float | None = None,
+        val_split_mode: ValSplitMode | str | None = None,
+        val_split_ratio: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        part_class = datamodule_class(datamodule)
+        per_category: dict[str, dict[str, Any]] = _plain(category_args) or {}
+        elsewhere = [category for category, arguments in per_category.items() if "root" in arguments]
+        names = resolve_categories(part_class, _plain(categories), root, elsewhere)
+        _check_category_args(per_category, names)
+        shared = {
+            "train_augmentations": train_augmentations,
+            "val_augmentations": val_augmentations,
+            "test_augmentations": test_augmentations,
+            "augmentations": augmentations,
+            "test_split_mode": test_split_mode,
+            "test_split_ratio": test_split_ratio,
+            "val_split_mode": val_split_mode,
+            "val_split_ratio": val_split_ratio,
+            "seed": seed,
+        }
+        shared = {name: value for name, value in shared.items() if value is not None} | (_plain(datamodule_args) or {})
+        super().__init__(
+            {name: build_datamodule(part_class, name, root, shared | per_category.get(name, {})) for name in names},
+            name=data_set_name([part_class.__name__], Path(root).resolve()) if root and not elsewhere else None,
+            sampling=sampling,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Turn what the benchmark reads from YAML into plain lists and dictionaries."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _check_category_args(per_category: Mapping[str, Any], names: Sequence[str]) -> None:
+    unknown = sorted(set(per_category) - set(names))
+    if unknown:
+        msg = f"category_args names {unknown}, which are not among the categories {list(names)}."
+        raise CategoryError(msg)
