@@ -135,19 +135,21 @@ def convert_published_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     return converted | {f"backbone.network.{key}": t for key, t in network.items() if _is_used(key)}
 
 
-def load_published_checkpoint(model: nn.Module, path: str | Path) -> None:
+def load_published_checkpoint(model: nn.Module, path: str | Path, backbone_required: bool = False) -> None:
     """Load a checkpoint of the published code into a :class:`UniASModel`.
 
     Args:
         model (nn.Module): Model with the architecture of the paper (``tf_efficientnet_b4``, all defaults).
         path (str | Path): See :func:`convert_published_checkpoint`.
+        backbone_required (bool): Whether a checkpoint without a backbone is an error; else the model keeps
+            its own. Defaults to ``False``.
 
     Raises:
         PublishedCheckpointError: If parameters are missing, unknown or of another shape; all are listed.
     """
     converted = convert_published_checkpoint(path)
     own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("scaler.")}
-    if not any(key.startswith("backbone.") for key in converted):
+    if not backbone_required and not any(key.startswith("backbone.") for key in converted):
         own = {key: tensor for key, tensor in own.items() if not key.startswith("backbone.")}
     problems = {
         "missing": sorted(own.keys() - converted.keys()),
@@ -159,6 +161,28 @@ def load_published_checkpoint(model: nn.Module, path: str | Path) -> None:
         msg = f"{path} does not fit the model. {listed}. The published code has one architecture: UniASModel() as is."
         raise PublishedCheckpointError(msg)
     model.load_state_dict(converted, strict=False)
+
+
+def save_as_lightning_checkpoint(published: str | Path, output: str | Path) -> None:
+    """Write a checkpoint of the published code as one that ``UniAS.load_from_checkpoint`` opens.
+
+    Args:
+        published (str | Path): See :func:`convert_published_checkpoint`.
+        output (str | Path): File to write.
+
+    Raises:
+        PublishedCheckpointError: If the checkpoint has not the architecture of the paper, or no backbone.
+    """
+    # Imported here: the Lightning module needs what stands above, not the other way round.
+    from lightning.pytorch import Trainer
+
+    from .lightning_model import UniAS
+
+    model = UniAS(pre_trained=False, feature_scaling=False)
+    load_published_checkpoint(model.model, published, backbone_required=True)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(output)
 
 
 def _is_used(key: str) -> bool:

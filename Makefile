@@ -1,0 +1,30 @@
+# Two commands: `make demo` shows the whole thing on built-in data, `make test` runs all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := results/demo
+
+.PHONY: demo test clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/anomalib train --config configs/model/unias_lite.yaml --data configs/data/unified_synthetic.yaml \
+		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250
+	$(BIN)/anomalib export --config configs/model/unias_lite.yaml --export_type openvino --export_root $(DEMO)/export \
+		--ckpt_path "$$(ls -t $(DEMO)/UniAS/*/*/v*/weights/lightning/*.ckpt | head -1)"
+	$(BIN)/python examples/inspect_exported.py $(DEMO)/export/weights/openvino/model.xml --output $(DEMO)/inspected
+
+test: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,29 @@
+"""Command line of this package; everything else goes through the ``anomalib`` command."""
+
+import logging
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def convert(published: Path, output: Path) -> None:
+    """Convert a checkpoint of the published UniAS code into one of this package.
+
+    Use the result with ``UniAS.load_from_checkpoint`` or ``anomalib ... --ckpt_path``.
+
+    Args:
+        published (Path): File of the published code, parameters ``sem_seg_head.*`` and ``backbone.*``.
+        output (Path): Checkpoint to write, ``*.ckpt``.
+    """
+    from anomalib_unias.models.unias.published_checkpoint import save_as_lightning_checkpoint
+
+    save_as_lightning_checkpoint(published, output)
+    logger.info("Wrote %s.", output)
+
+
+def main() -> None:
+    """Entry point of ``anomalib-unias``."""
+    from jsonargparse import auto_cli
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    auto_cli({"convert": convert}, as_positional=True)
