@@ -15,7 +15,7 @@ _EXPORTS = {
     "UnifiedDataModule": "anomalib_unias.data.unified",
 }
 
-__all__ = ["SyntheticProducts", "UniAS", "UniASModel", "UnifiedDataModule", "__version__"]  # noqa: F822  # resolved by __getattr__
+__all__ = ["SyntheticProducts", "UniAS", "UniASModel", "UnifiedDataModule", "__version__"]
 
 
 def __getattr__(name: str) -> object:

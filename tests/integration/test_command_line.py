@@ -126,7 +126,10 @@ def test_benchmark(inside, class_path, tmp_path, monkeypatch):
         "benchmark": {
             "seed": 1,
             "model": {"class_path": class_path, "init_args": {**arguments, "training_steps": 2}},
-            "data": {"class_path": "MVTecAD", "init_args": yaml.safe_load((inside / "data.yaml").read_text())["init_args"]},
+            "data": {
+                "class_path": "MVTecAD",
+                "init_args": yaml.safe_load((inside / "data.yaml").read_text())["init_args"],
+            },
         },
     }
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
@@ -137,7 +140,7 @@ def test_benchmark(inside, class_path, tmp_path, monkeypatch):
     assert "pixel_AUROC" in results.read_text()
 
 
-def test_shipped_configurations_parse(inside):
+def test_shipped_configurations_parse():
     """Every model configuration is accepted by the command; nothing is built."""
     for path in sorted((CONFIGS / "model").glob("*.yaml")):
         cli = AnomalibCLI(args=["train", "--config", str(path), "--data", "MVTecAD"], run=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from timm.models import efficientnet as timm_efficientnet
-from timm.models import generate_default_cfgs, get_pretrained_cfg, list_pretrained, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, list_pretrained, register_model
 from torch import nn
 
 from .efficientnet_keys import timm_efficientnet_keys
@@ -29,6 +29,19 @@ _NOMINAL_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficie
 _STOCK_ENTRYPOINTS = {name: getattr(timm_efficientnet, name) for name in WEIGHT_PACKAGES}
 
 
+def pretrained_configuration(name: str) -> dict[str, Any]:
+    """What timm knows about the weights of a network.
+
+    Args:
+        name (str): Name of a timm network, with or without a tag.
+
+    Returns:
+        dict[str, Any]: Source of the weights, statistics and nominal size; empty if there are none.
+    """
+    cfg = get_pretrained_cfg(name)
+    return cfg.to_dict() if cfg is not None else {}
+
+
 def _installed() -> list[str]:
     return [name for name, (package, _) in WEIGHT_PACKAGES.items() if find_spec(package) is not None]
 
@@ -38,9 +51,9 @@ def _weight_file(name: str) -> str:
     return getattr(import_module(package), file_class).get_model_file_path()
 
 
-# Read by `register_model`, which looks it up under this name. The first configuration with weights is the default.
-default_cfgs = generate_default_cfgs(
-    {
+def _configurations() -> dict[str, dict[str, Any] | PretrainedCfg]:
+    """Configurations by tagged name; the first one of a name that has weights is its default."""
+    configurations: dict[str, dict[str, Any] | PretrainedCfg] = {
         f"{name}.{_PACKAGE_TAG}": {
             "file": _weight_file(name),
             "input_size": (3, _NOMINAL_SIZES[name], _NOMINAL_SIZES[name]),
@@ -55,12 +68,12 @@ default_cfgs = generate_default_cfgs(
         }
         for name in _installed()
     }
-    | {
-        stock: get_pretrained_cfg(stock).to_dict()
-        for name in WEIGHT_PACKAGES
-        for stock in list_pretrained(f"{name}.*")
-    },
-)
+    stock = [tagged for name in WEIGHT_PACKAGES for tagged in list_pretrained(f"{name}.*")]
+    return configurations | {tagged: pretrained_configuration(tagged) for tagged in stock}
+
+
+# `register_model` looks for it under this name.
+default_cfgs = generate_default_cfgs(_configurations())
 
 
 def register_backbones() -> None:
@@ -94,7 +107,7 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     if kwargs.get("pretrained_cfg") not in {None, _PACKAGE_TAG}:
         return _STOCK_ENTRYPOINTS[name](pretrained=pretrained, **kwargs)
     create = getattr(timm_efficientnet, f"tf_{name}")
-    cfg = get_pretrained_cfg(name).to_dict()
+    cfg = pretrained_configuration(name)
     if not pretrained:
         return create(**{**kwargs, "pretrained_cfg": cfg})
     network = create(pretrained=True, **{**kwargs, "pretrained_cfg": {**cfg, "state_dict": _packaged_weights(name)}})

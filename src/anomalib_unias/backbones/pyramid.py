@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, is_model
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import is_model
 from torch import nn
 
-from .efficientnet_lite import WEIGHT_PACKAGES, register_backbones
+from .efficientnet_lite import WEIGHT_PACKAGES, pretrained_configuration, register_backbones
 
 
 class BackboneError(ValueError):
@@ -103,8 +105,8 @@ def backbone_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, 
     """
     register_backbones()
     _require_known(backbone)
-    cfg = get_pretrained_cfg(backbone)
-    return tuple(cfg.mean), tuple(cfg.std)
+    cfg = pretrained_configuration(backbone)
+    return tuple(cfg.get("mean", IMAGENET_DEFAULT_MEAN)), tuple(cfg.get("std", IMAGENET_DEFAULT_STD))
 
 
 def _require_known(backbone: str) -> None:
@@ -114,7 +116,7 @@ def _require_known(backbone: str) -> None:
         raise BackboneError(msg)
 
 
-def _create_network(backbone: str, pre_trained: bool) -> nn.Module:
+def _create_network(backbone: str, pre_trained: bool) -> Any:
     _require_known(backbone)
     try:
         return timm.create_model(backbone, pretrained=pre_trained, features_only=True)
@@ -135,7 +137,7 @@ def _no_weights_message(backbone: str) -> str:
     )
 
 
-def _truncate(network: nn.Module, deepest: int) -> nn.Module:
+def _truncate(network: Any, deepest: int) -> nn.Module:
     """Drop what comes after the deepest level; ``out_indices`` of timm does not stop the forward early."""
     if hasattr(network, "blocks"):
         network.blocks = network.blocks[: network.feature_info[deepest - 1]["stage"]]
@@ -147,7 +149,7 @@ def _truncate(network: nn.Module, deepest: int) -> nn.Module:
     return network
 
 
-def _centre_padding(network: nn.Module) -> None:
+def _centre_padding(network: Any) -> None:
     """Pad the strided 5x5 convolution of the third stage by 2 on every side.
 
     The published UniAS computes the padding for 380 pixels once; timm's dynamic padding would shift the two

@@ -10,7 +10,7 @@ _EXPORTS = {
     "UnifiedDataModule": "anomalib_unias.data.unified",
 }
 
-__all__ = ["SyntheticProducts", "UnifiedDataModule"]  # noqa: F822  # resolved by __getattr__
+__all__ = ["SyntheticProducts", "UnifiedDataModule"]
 
 
 def __getattr__(name: str) -> object:

@@ -82,7 +82,9 @@ class TestLengthOfARun:
         """Fails when anomalib respects the user: then `_user_limits_the_run` can go."""
 
         class Stubborn(Stfpm):
-            trainer_arguments = {"max_steps": 7}
+            @property
+            def trainer_arguments(self):
+                return {"max_steps": 7}
 
         run = engine(tmp_path, max_steps=3)
         run._setup_trainer(_without_init(Stubborn))
@@ -152,7 +154,7 @@ def checkpoint_path(tmp_path, build, data):
     return run.trainer.checkpoint_callback.best_model_path
 
 
-def test_checkpoint_rebuilds_model_and_predictions(checkpoint_path, tmp_path):
+def test_checkpoint_rebuilds_model_and_predictions(checkpoint_path):
     loaded = UniAS.load_from_checkpoint(checkpoint_path).eval()
     again = UniAS.load_from_checkpoint(checkpoint_path).eval()
     images = torch.rand(2, 3, 200, 150)

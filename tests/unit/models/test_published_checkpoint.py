@@ -45,8 +45,6 @@ def lukemelas(key: str) -> str:
     return ".".join(["_blocks", str(sum(DEPTHS[:stage]) + block), *rest])
 
 
-
-
 @pytest.fixture(scope="module")
 def model() -> UniASModel:
     torch.manual_seed(0)
@@ -120,7 +118,7 @@ def test_unused_tail_is_left_out(file):
     assert not any(".blocks.5." in key or "conv_head" in key for key in convert_published_checkpoint(file()))
 
 
-def test_without_a_backbone_the_own_one_stays(file, published, model):
+def test_without_a_backbone_the_own_one_stays(file, published):
     other = UniASModel(pre_trained=False, feature_scaling=False)
     before = other.backbone.network.conv_stem.weight.clone()
     load_published_checkpoint(other, file(published))
@@ -148,5 +146,7 @@ def test_unknown_and_missing_names_are_listed(file, published, backbone):
     part = dict(published)
     part.pop("sem_seg_head.predictor.decoder_norm.weight")
     part["sem_seg_head.predictor.decoder_norm.bias"] = torch.zeros(7)
-    with pytest.raises(PublishedCheckpointError, match=r"missing: decoder.norm.weight; of another shape: decoder.norm.bias"):
+    with pytest.raises(
+        PublishedCheckpointError, match=r"missing: decoder.norm.weight; of another shape: decoder.norm.bias"
+    ):
         load_published_checkpoint(UniASModel(pre_trained=False, feature_scaling=False), file(part))

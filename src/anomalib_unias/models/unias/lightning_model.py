@@ -8,11 +8,11 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
+from anomalib_unias.metrics import UnifiedEvaluator
 
 from .checkpoint import check_architecture, resize_positions
 from .components.decoder import ReconstructionHead
@@ -100,6 +101,8 @@ class UniAS(AnomalibModule):
         >>> tuple(model.input_size)
         (224, 224)
     """
+
+    model: UniASModel
 
     def __init__(
         self,
@@ -195,16 +198,26 @@ class UniAS(AnomalibModule):
         size = list(image_size or _DEFAULT_SIZE)
         return PreProcessor(transform=Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
 
+    @staticmethod
+    def configure_evaluator() -> UnifiedEvaluator:
+        """Evaluate every category, their mean and the joint set.
+
+        Returns:
+            UnifiedEvaluator: With its defaults.
+        """
+        return UnifiedEvaluator()
+
     def on_fit_start(self) -> None:
         """Refuse an empty training set.
 
         Raises:
             ValueError: If there is no image to learn from.
         """
-        dataset = getattr(self.trainer.datamodule, "train_data", None)
-        if dataset is not None and len(dataset) == 0:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        dataset = getattr(datamodule, "train_data", None)
+        if datamodule is not None and dataset is not None and len(dataset) == 0:
             msg = (
-                f"The training set of {self.trainer.datamodule.name} is empty: expected normal images to learn "
+                f"The training set of {datamodule.name} is empty: expected normal images to learn "
                 "from. Check its root, category and split arguments."
             )
             raise ValueError(msg)
@@ -216,7 +229,7 @@ class UniAS(AnomalibModule):
         torch.set_rng_state(self._resumed_rng_state)
         self._resumed_rng_state = None
         loop = self.trainer.fit_loop
-        if loop.is_resuming or loop.restarting:
+        if loop._data_fetcher is not None and (loop.is_resuming or loop.restarting):
             # Lightning has drawn the order of images before it could be told the state, and would not again.
             iter(loop._data_fetcher)
 
@@ -228,7 +241,7 @@ class UniAS(AnomalibModule):
         sums = [torch.zeros(count, device=self.device) for count in self.model.backbone.channels]
         batches = 0
         with torch.random.fork_rng():
-            for batch in self.trainer.train_dataloader:
+            for batch in self.trainer.train_dataloader or ():
                 images = self.pre_processor(batch.image.to(self.device)) if self.pre_processor else batch.image
                 for total, feature in zip(sums, self.model.backbone(images), strict=True):
                     total += feature.square().mean(dim=(0, 2, 3))
@@ -237,11 +250,11 @@ class UniAS(AnomalibModule):
                     break
         scaler.fit([self.trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums])
 
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Reconstruct the features of normal images.
 
         Args:
-            batch (Batch): Images ``(B, 3, H, W)``.
+            batch (ImageBatch): Images ``(B, 3, H, W)``.
             *args (Any): Not used.
             **kwargs (Any): Not used.
 
@@ -252,14 +265,15 @@ class UniAS(AnomalibModule):
             FloatingPointError: If the loss is not finite; the message names the images.
         """
         del args, kwargs
-        loss = self.loss(*self.model(batch.image))
+        targets, reconstructions = self.model(batch.image)
+        loss = self.loss(targets, reconstructions)
         if not torch.isfinite(loss):
             msg = (
                 f"The loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}, for the images "
                 f"{batch.image_path}. Look for broken images among them; else lower learning_rate or precision."
             )
             raise FloatingPointError(msg)
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch.image.shape[0])
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(targets[0]))
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -335,13 +349,13 @@ class UniAS(AnomalibModule):
             resize_positions(
                 checkpoint["state_dict"], saved_grid, self.model.decoder.grid, self.hparams["channel_branch"]
             )
-            if own_pre_processor is not None:
+            if isinstance(own_pre_processor, PreProcessor):
                 self._resize_pre_processor(own_pre_processor)
         check_architecture(self, checkpoint, self.hparams)
         self._resumed_rng_state = checkpoint.get(_RNG_KEY)
 
     @classmethod
-    def load_from_checkpoint(
+    def load_from_checkpoint(  # type: ignore[override]  # as anomalib's own override
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,
@@ -367,7 +381,7 @@ class UniAS(AnomalibModule):
             ArchitectureMismatchError: If the checkpoint belongs to another architecture.
         """
         kwargs.setdefault("pre_trained", False)
-        return super().load_from_checkpoint(
+        model = super().load_from_checkpoint(
             checkpoint_path,
             map_location=map_location,
             hparams_file=hparams_file,
@@ -375,6 +389,7 @@ class UniAS(AnomalibModule):
             weights_only=weights_only,
             **kwargs,
         )
+        return cast("UniAS", model)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -412,8 +427,10 @@ class UniAS(AnomalibModule):
         """Keep the size of this model: loading a checkpoint has put back the size it was trained with."""
         size = list(self.model.image_size)
         transforms = [
-            Resize(size, interpolation=step.interpolation, antialias=step.antialias) if isinstance(step, Resize) else step
-            for step in pre_processor.transform.transforms
+            Resize(size, interpolation=step.interpolation, antialias=step.antialias)
+            if isinstance(step, Resize)
+            else step
+            for step in cast("Compose", pre_processor.transform).transforms
         ]
         self.pre_processor = PreProcessor(transform=Compose(transforms))
 

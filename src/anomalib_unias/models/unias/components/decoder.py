@@ -1,7 +1,7 @@
 """The multi-level hybrid decoder (left half of Fig. 3)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -121,7 +121,7 @@ class UniASDecoder(nn.Module):
 
         reconstructions: list[torch.Tensor] = []
         for index, step, head in zip(
-            reversed(self.reconstructed), reversed(self.steps), reversed(self.heads), strict=True
+            reversed(self.reconstructed), reversed(self._steps()), reversed(self.heads), strict=True
         ):
             # Global modelling: attend to the patches of this level.
             memory = step.patch_embedding(features[index])
@@ -132,21 +132,24 @@ class UniASDecoder(nn.Module):
             reconstructions.insert(0, head(self._as_image(self.norm(state))))
         return reconstructions
 
+    def _steps(self) -> list[_DecoderStep]:
+        return cast("list[_DecoderStep]", list(self.steps))
+
     def _as_image(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.mT.reshape(tokens.shape[0], tokens.shape[2], *self.grid)
 
     def _initialise(self) -> None:
         """Initialise as the published code does; what is not named here keeps PyTorch's default."""
-        attended = [self.pixel_decoder.encoder, *(step.attention for step in self.steps)]
+        attended = [self.pixel_decoder.encoder, *(step.attention for step in self._steps())]
         mixed: list[nn.Module] = [module for module in self.modules() if isinstance(module, MultiGranularityBlock)]
-        embedded = [step.patch_embedding.embedding for step in self.steps]
+        embedded = [step.patch_embedding.embedding for step in self._steps()]
         if isinstance(self.query, SampleAwareQuery):
             mixed += [self.query.channel_mlp, self.query.spatial_conv]
         for module in (*attended, *mixed, *embedded):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
-        projections = [step.patch_embedding.projection for step in self.steps]
+        projections = [step.patch_embedding.projection for step in self._steps()]
         encoder = set(self.pixel_decoder.encoder.modules())
         for module in (*self.pixel_decoder.modules(), *projections):
             if isinstance(module, nn.Conv2d) and module not in encoder:

@@ -34,9 +34,7 @@ class FeatureScaler(nn.Module):
         Returns:
             list[torch.Tensor]: The same shapes.
         """
-        return [
-            feature * getattr(self, f"scale_{index}").view(1, -1, 1, 1) for index, feature in enumerate(features)
-        ]
+        return [feature * getattr(self, f"scale_{index}").view(1, -1, 1, 1) for index, feature in enumerate(features)]
 
     @torch.no_grad()
     def fit(self, mean_squares: Sequence[torch.Tensor]) -> None:

@@ -1,0 +1,130 @@
+"""The data set that is built in: rendered products with rendered defects, no download."""
+
+from pathlib import Path
+
+from anomalib.data.datamodules.image.mvtecad import MVTecAD
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.utils.path import resolve_dataset_root
+from torchvision.transforms.v2 import Transform
+
+from .rendering.library import Recipe, ensure_library
+from .rendering.sample import SCENES
+
+
+class SyntheticProducts(MVTecAD):
+    """Four synthetic products with synthetic defects, rendered on the first use.
+
+    For trying things out and for tests: the pictures are drawn by a program, so results on them say
+    nothing about real products. The textures ``brick`` and ``gravel`` are views of photographs that
+    scikit-image ships; ``circuit_board`` and ``flange`` are rendered. Position, light, focus and
+    noise vary; each category has five or six kinds of defects, many of them small or of low contrast,
+    with exact masks.
+
+    The pictures are RGB, 256x256, in the layout of MVTec AD, so that ``MVTecAD(root=..., category=...)``
+    reads them too. The same ``render_seed`` gives the same files, byte by byte, on the same machine
+    with the same versions of the libraries. All categories are written at once.
+
+    Args:
+        root: Folder of the data set. Written if it is missing, replaced if it was rendered from another
+            recipe, an error if it holds anything else.
+            Defaults to ``None``: a folder for this recipe below anomalib's cache of data sets.
+        category: One of ``CATEGORIES``.
+            Defaults to ``"brick"``.
+        train_batch_size: Training batch size.
+            Defaults to ``8``.
+        eval_batch_size: Validation and test batch size.
+            Defaults to ``8``.
+        num_workers: Number of processes that load images.
+            Defaults to ``0``.
+        train_augmentations: Augmentations of the training images.
+            Defaults to ``None``.
+        val_augmentations: Augmentations of the validation images.
+            Defaults to ``None``.
+        test_augmentations: Augmentations of the test images.
+            Defaults to ``None``.
+        augmentations: Augmentations where none are given for the stage.
+            Defaults to ``None``.
+        test_split_mode: How the test set is made.
+            Defaults to ``TestSplitMode.FROM_DIR``.
+        test_split_ratio: Share of the training images for testing, if there are no test images.
+            Defaults to ``0.2``.
+        val_split_mode: How the validation set is made.
+            Defaults to ``ValSplitMode.SAME_AS_TEST``.
+        val_split_ratio: Share of the images for validation.
+            Defaults to ``0.5``.
+        seed: Seed of the splits.
+            Defaults to ``None``.
+        render_seed: Seed of the pictures.
+            Defaults to ``0``.
+        train_good: Number of training images per category.
+            Defaults to ``60``.
+        test_good: Number of test images without a defect per category.
+            Defaults to ``10``.
+        test_defective: Number of test images with a defect per category.
+            Defaults to ``20``.
+
+    Raises:
+        ValueError: The category is not known, or a number of images is not positive.
+
+    Example:
+        >>> from anomalib_unias.data import SyntheticProducts
+        >>> SyntheticProducts.CATEGORIES
+        ('brick', 'circuit_board', 'flange', 'gravel')
+        >>> datamodule = SyntheticProducts(category="flange")
+        >>> datamodule.category
+        'flange'
+    """
+
+    CATEGORIES: tuple[str, ...] = tuple(SCENES)
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        category: str = "brick",
+        train_batch_size: int = 8,
+        eval_batch_size: int = 8,
+        num_workers: int = 0,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+        render_seed: int = 0,
+        train_good: int = 60,
+        test_good: int = 10,
+        test_defective: int = 20,
+    ) -> None:
+        if category not in self.CATEGORIES:
+            msg = f"Unknown category {category!r}. Choose one of: {', '.join(self.CATEGORIES)}."
+            raise ValueError(msg)
+        self.recipe = Recipe(render_seed, train_good, test_good, test_defective)
+        super().__init__(
+            root=resolve_dataset_root(root, f"SyntheticProducts/{self.recipe.name}"),
+            category=category,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Render all categories, unless they are there already.
+
+        Raises:
+            FileExistsError: ``root`` holds files that are not of this data set; they are left alone.
+            ImportError: scikit-image is not installed.
+            NotADirectoryError: ``root`` is a file.
+        """
+        ensure_library(self.root, self.recipe)
