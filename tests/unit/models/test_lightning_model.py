@@ -78,8 +78,35 @@ class TestLengthOfARun:
         run._setup_trainer(build())
         assert run.trainer.max_steps == 4
 
+    @pytest.mark.parametrize("arguments", [{}, {"max_steps": 5}])
+    def test_steps_end_with_a_validation_and_a_checkpoint(self, tmp_path, build, data, arguments):
+        """Three batches an epoch: the runs end in the middle of one."""
+        validated = []
+
+        class Validated(Callback):
+            def on_validation_end(self, trainer, _module):
+                validated.append(trainer.global_step)
+
+        run = engine(tmp_path, callbacks=[Validated()], **arguments)
+        model = build()
+        run.fit(model, datamodule=data)
+        steps = arguments.get("max_steps", 4)
+        assert validated == [steps]
+        saved = torch.load(run.trainer.checkpoint_callback.best_model_path, weights_only=True)
+        assert saved["global_step"] == steps
+        run.test(model, datamodule=data)
+
+    @pytest.mark.parametrize(
+        "arguments", [{"val_check_interval": 2}, {"check_val_every_n_epoch": 2}, {"accumulate_grad_batches": 2}]
+    )
+    def test_validation_as_the_user_says(self, tmp_path, build, arguments):
+        run = engine(tmp_path, max_steps=7, **arguments)
+        run._setup_trainer(build())
+        assert run.trainer.check_val_every_n_epoch == arguments.get("check_val_every_n_epoch", 1)
+        assert run.trainer.val_check_interval == arguments.get("val_check_interval", 1.0)
+
     def test_anomalib_still_lets_the_model_overrule_the_user(self, tmp_path):
-        """Fails when anomalib respects the user: then `_user_limits_the_run` can go."""
+        """Fails when anomalib respects the user: then `_given_trainer_arguments` can go."""
 
         class Stubborn(Stfpm):
             @property

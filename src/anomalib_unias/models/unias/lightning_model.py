@@ -393,14 +393,25 @@ class UniAS(AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments: the default length of a run, where the user has not given one.
+        """Trainer arguments: the default length of a run, and when to validate, where the user has not said.
+
+        A run that is limited by steps is validated when they are done, so that thresholds and the checkpoint
+        belong to the final weights; Lightning would validate at the end of the last complete epoch.
 
         Returns:
             dict[str, Any]: Arguments that anomalib's Engine sets on the trainer.
         """
+        given = _given_trainer_arguments()
         arguments: dict[str, Any] = {"num_sanity_val_steps": 0}
-        if not _user_limits_the_run():
-            arguments["max_steps"] = self.training_steps
+        if any(given.get(name) is not None for name in ("max_epochs", "max_time")):
+            return arguments
+        steps = given.get("max_steps", -1)
+        if steps in {-1, None}:
+            steps = arguments["max_steps"] = self.training_steps
+        # Lightning counts the interval in batches, which are steps only without gradient accumulation.
+        defaults = {"val_check_interval": None, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1}
+        if all(given.get(name, default) == default for name, default in defaults.items()):
+            arguments |= {"val_check_interval": steps, "check_val_every_n_epoch": None}
         return arguments
 
     @property
@@ -435,17 +446,16 @@ class UniAS(AnomalibModule):
         self.pre_processor = PreProcessor(transform=Compose(transforms))
 
 
-def _user_limits_the_run() -> bool:
-    """Whether the arguments that anomalib's Engine is about to complete limit the length of the run.
+def _given_trainer_arguments() -> dict[str, Any]:
+    """The trainer arguments of the user, which anomalib's Engine is about to complete.
 
     In anomalib 2.7.0 what a model returns as ``trainer_arguments`` replaces what the user has given, and a
-    model is not told what that was: without looking at the caller, a default length could not give way.
+    model is not told what that was: without looking at the caller, a default could not give way.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        cached = getattr(frame.f_locals.get("self"), "_cached_args", None)
-        if isinstance(cached, dict):
-            given = (cached.get("max_epochs"), cached.get("max_time"))
-            return any(value is not None for value in given) or cached.get("max_steps", -1) not in {-1, None}
+        given = getattr(frame.f_locals.get("self"), "_cached_args", None)
+        if isinstance(given, dict):
+            return given
         frame = frame.f_back
-    return False
+    return {}
