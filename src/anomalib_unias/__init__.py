@@ -9,13 +9,29 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "CategoryImageBatch": "anomalib_unias.data.items",
+    "CategoryImageItem": "anomalib_unias.data.items",
+    "CombinedDataModule": "anomalib_unias.data.combined",
+    "OrderPreservingPostProcessor": "anomalib_unias.post_processing",
     "SyntheticProducts": "anomalib_unias.data.synthetic",
     "UniAS": "anomalib_unias.models.unias",
     "UniASModel": "anomalib_unias.models.unias",
     "UnifiedDataModule": "anomalib_unias.data.unified",
+    "UnifiedEvaluator": "anomalib_unias.metrics",
 }
 
-__all__ = ["SyntheticProducts", "UniAS", "UniASModel", "UnifiedDataModule", "__version__"]
+__all__ = [
+    "CategoryImageBatch",
+    "CategoryImageItem",
+    "CombinedDataModule",
+    "OrderPreservingPostProcessor",
+    "SyntheticProducts",
+    "UniAS",
+    "UniASModel",
+    "UnifiedDataModule",
+    "UnifiedEvaluator",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -34,6 +34,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "UniAS": ("anomalib.models", "anomalib.models.image"),
     "UnifiedDataModule": ("anomalib.data",),
     "SyntheticProducts": ("anomalib.data",),
+    "OrderPreservingPostProcessor": ("anomalib.post_processing",),
+    "UnifiedEvaluator": ("anomalib.metrics",),
 }
 """Public name of ``anomalib_unias`` -> modules of anomalib that offer it too."""
 

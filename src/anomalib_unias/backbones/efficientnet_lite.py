@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from timm.models import efficientnet as timm_efficientnet
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, list_pretrained, register_model
+from timm.models import efficientnet as timm_efficientnet
 from torch import nn
 
 from .efficientnet_keys import timm_efficientnet_keys

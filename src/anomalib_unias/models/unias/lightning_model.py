@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.metrics import UnifiedEvaluator
+from anomalib_unias.post_processing import OrderPreservingPostProcessor
 
 from .checkpoint import check_architecture, resize_positions
 from .components.decoder import ReconstructionHead
@@ -197,6 +198,14 @@ class UniAS(AnomalibModule):
         mean, std = backbone_statistics(backbone)
         size = list(image_size or _DEFAULT_SIZE)
         return PreProcessor(transform=Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
+
+    def configure_post_processor(self) -> OrderPreservingPostProcessor:
+        """Normalise scores so that a strong defect and a very strong one stay apart.
+
+        Returns:
+            OrderPreservingPostProcessor: With its defaults.
+        """
+        return OrderPreservingPostProcessor()
 
     @staticmethod
     def configure_evaluator() -> UnifiedEvaluator:

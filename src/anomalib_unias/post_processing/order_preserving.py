@@ -1,0 +1,125 @@
+"""A post-processor whose normalised scores keep the order of the raw ones."""
+
+from typing import Any, Literal
+
+import torch
+from anomalib.metrics import AnomalibMetric
+from anomalib.post_processing import PostProcessor
+from torch import Tensor
+
+from anomalib_unias.metrics.thresholds import F1Threshold, FalseAlarmThreshold
+
+# Share of the way from the threshold to 0 or 1 that the validated range of scores takes up.
+_VALIDATED_SHARE = 0.9
+
+
+class OrderPreservingPostProcessor(PostProcessor):
+    """Post-processor that never makes two different scores equal.
+
+    anomalib 2.7.0 clamps: all scores above ``threshold + (max - min) / 2`` become exactly 1, and a strong and a very
+    strong defect look the same. Here a normalised score is linear from the lowest score of the validation set (0.05)
+    to the threshold (0.5) and from there to the highest score of the validation set (0.95). Beyond these two it goes
+    on towards 0 and 1 ever more slowly, without a kink, and reaches neither.
+
+    Thresholds are taken in bounded memory (anomalib's keep every validation pixel), from the best F1 score or, with
+    normal images alone, from a false alarm rate. All else is anomalib's: sensitivities, threshold matching, export.
+
+    Args:
+        enable_normalization (bool): Normalise scores. Defaults to ``True``.
+        enable_thresholding (bool): Predict labels and masks. Defaults to ``True``.
+        enable_threshold_matching (bool): Use the image threshold for pixels if there is no pixel threshold, and vice
+            versa. Defaults to ``True``.
+        image_sensitivity (float): Sensitivity of image labels in ``[0, 1]``: images are defective whose normalised
+            score exceeds ``1 - image_sensitivity``. Defaults to ``0.5``, the threshold itself.
+        pixel_sensitivity (float): The same for pixels. Defaults to ``0.5``.
+        threshold (Literal["f1", "false_alarm_rate"]): ``f1`` takes the best F1 score on the validation set, which
+            needs defective images; ``false_alarm_rate`` looks at its normal images only. Defaults to ``"f1"``.
+        false_alarm_rate (float): Share of the normal images (for the pixel threshold: of the pixels of normal images)
+            that may exceed the threshold, used if ``threshold`` is ``"false_alarm_rate"``. Defaults to ``0.01``.
+
+    Raises:
+        ValueError: If ``threshold`` is none of the two, or ``false_alarm_rate`` is not in ``[0, 1)``.
+
+    Example:
+        >>> from anomalib.models import Padim
+        >>> model = Padim(pre_trained=False, post_processor=OrderPreservingPostProcessor())
+    """
+
+    def __init__(
+        self,
+        enable_normalization: bool = True,
+        enable_thresholding: bool = True,
+        enable_threshold_matching: bool = True,
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+        threshold: Literal["f1", "false_alarm_rate"] = "f1",
+        false_alarm_rate: float = 0.01,
+    ) -> None:
+        super().__init__(
+            enable_normalization=enable_normalization,
+            enable_thresholding=enable_thresholding,
+            enable_threshold_matching=enable_threshold_matching,
+            image_sensitivity=image_sensitivity,
+            pixel_sensitivity=pixel_sensitivity,
+        )
+        self.threshold = threshold
+        self.false_alarm_rate = false_alarm_rate
+        self._set_threshold_metrics()
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate")
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Restore configuration previously returned by ``checkpoint_config``.
+
+        Args:
+            config (dict[str, Any]): Plain-data configuration.
+        """
+        super().load_checkpoint_config(config)
+        self._set_threshold_metrics()
+
+    def _set_threshold_metrics(self) -> None:
+        self._image_threshold_metric = self._threshold_metric("pred_score", "gt_label")  # type: ignore[assignment]
+        self._pixel_threshold_metric = self._threshold_metric("anomaly_map", "gt_mask")  # type: ignore[assignment]
+
+    def _threshold_metric(self, scores: str, labels: str) -> AnomalibMetric:
+        if self.threshold == "f1":
+            return F1Threshold(fields=[scores, labels], strict=False)
+        if self.threshold == "false_alarm_rate":
+            return FalseAlarmThreshold(
+                fields=[scores, "gt_label"], strict=False, false_alarm_rate=self.false_alarm_rate
+            )
+        msg = f"threshold is 'f1' or 'false_alarm_rate', got {self.threshold!r}."
+        raise ValueError(msg)
+
+    @staticmethod
+    def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
+        """Normalise scores, strictly increasing (up to the resolution of float32).
+
+        Args:
+            preds (Tensor | None): Scores of any shape.
+            norm_min (Tensor): Lowest score of the validation set; NaN if there was none.
+            norm_max (Tensor): Highest score of the validation set; NaN if there was none.
+            threshold (Tensor): Threshold; NaN for the middle of the range.
+
+        Returns:
+            Tensor | None: Scores in ``(0, 1)``, 0.5 at the threshold; unchanged without a validation set.
+        """
+        if preds is None:
+            return None
+        threshold = torch.where(torch.isnan(threshold), (norm_max + norm_min) / 2, threshold)
+        below, above = threshold - norm_min, norm_max - threshold
+        # A side of the threshold on which nothing was validated is as wide as the other one.
+        one = torch.ones_like(threshold)
+        width_below = torch.where(below > 0, below, torch.where(above > 0, above, one))
+        width_above = torch.where(above > 0, above, torch.where(below > 0, below, one))
+
+        offset = preds - threshold
+        distance = offset.abs() / torch.where(offset > 0, width_above, width_below)
+        slope = _VALIDATED_SHARE / (1 - _VALIDATED_SHARE)
+        beyond = 1 - (1 - _VALIDATED_SHARE) / (1 + slope * torch.log(distance.clamp(min=1)))
+        share = torch.where(distance <= 1, _VALIDATED_SHARE * distance, beyond)
+        normalized = 0.5 + 0.5 * torch.sign(offset) * share
+        has_range = ~torch.isnan(norm_min) & ~torch.isnan(norm_max)
+        return torch.where(has_range, normalized, preds)
