@@ -5,7 +5,11 @@ import torch
 
 from anomalib_unias.backbones import BackboneError
 from anomalib_unias.models.unias import UniASModel
-from anomalib_unias.models.unias.components import neighbor_mask, sine_position_encoding
+from anomalib_unias.models.unias.components import (
+    MultiGranularityBlock,
+    neighbor_mask,
+    sine_position_encoding,
+)
 from anomalib_unias.models.unias.loss import UniASLoss
 
 SMALL = {
@@ -199,3 +203,15 @@ def test_position_encoding_tells_rows_from_columns():
     assert torch.equal(encoding[1, 0, :8], encoding[1, 4, :8])
     assert torch.equal(encoding[0, 2, 8:], encoding[2, 2, 8:])
     assert encoding.flatten(0, 1).unique(dim=0).shape[0] == 15
+
+
+def test_gates_do_not_underflow_in_training():
+    """Denormal numbers make a training step on a CPU several times slower."""
+    gate = MultiGranularityBlock(4, 4).gate
+    inputs = torch.linspace(-40, 10, 5001, requires_grad=True)
+    output = gate.train()(inputs)
+    output.sum().backward()
+    smallest = torch.finfo(torch.float32).tiny
+    for values in (output.detach(), inputs.grad):
+        assert not ((values != 0) & (values.abs() < smallest)).any()
+    torch.testing.assert_close(output, torch.nn.functional.gelu(inputs), rtol=0, atol=1e-14)

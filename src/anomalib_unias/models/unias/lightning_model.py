@@ -243,7 +243,17 @@ class UniAS(AnomalibModule):
             iter(loop._data_fetcher)
 
     def on_train_start(self) -> None:
-        """Take the feature scales from training images, once."""
+        """Prepare the CPU, and take the feature scales from training images, once."""
+        # Gradients that underflow are zeros to the optimiser, but a CPU computes with denormal numbers many
+        # times slower.
+        torch.set_flush_denormal(True)
+        self._fit_scaler()
+
+    def on_train_end(self) -> None:
+        """Leave the CPU as it was."""
+        torch.set_flush_denormal(False)
+
+    def _fit_scaler(self) -> None:
         scaler = self.model.scaler
         if scaler is None or scaler.fitted:
             return

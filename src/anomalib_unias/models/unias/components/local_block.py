@@ -8,6 +8,17 @@ from torch import nn
 LocalBlock = Literal["mgg", "ungated", "conv", "none"]
 
 
+class _Gate(nn.GELU):
+    """GELU that does not underflow.
+
+    As training goes on, some inputs become so negative that GELU and its gradient are denormal numbers, with
+    which a CPU computes many times slower. Cut at -8 in training, the result differs by less than 1e-14.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features.clamp_min(-8) if self.training else features)
+
+
 class MultiGranularityBlock(nn.Module):
     """MGG-CNN: a 1x1 convolution and stacks of one, two and three 3x3 convolutions, gated and added (Eq. 5).
 
@@ -30,7 +41,7 @@ class MultiGranularityBlock(nn.Module):
                 for depth in (1, 2, 3)
             ],
         )
-        self.gate = nn.GELU() if gated else nn.Identity()
+        self.gate = _Gate() if gated else nn.Identity()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Run all branches.
