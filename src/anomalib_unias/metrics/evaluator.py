@@ -1,0 +1,266 @@
+"""Evaluator that tells categories apart."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from anomalib.metrics import Evaluator
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from rich.console import Console
+
+from anomalib_unias.metrics.collection import Collection
+from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelMetrics
+from anomalib_unias.metrics.scored_image import Scores, count_unrepeated, split_batch
+from anomalib_unias.metrics.unified import GAP, IMAGE_METRICS, MEAN, MIXED, UnifiedResults, summarize, unified_metrics
+
+# Columns of a console that is no terminal (a log file), wide enough for the table.
+_TABLE_WIDTH = 150
+
+
+class UnifiedEvaluator(Evaluator):
+    """Evaluates every category by itself, their mean, and the joint set with one threshold. For any anomalib model.
+
+    The metrics are those of :func:`~anomalib_unias.metrics.image_metrics` (image level and deployed threshold) and
+    :func:`~anomalib_unias.metrics.pixel_metrics`, where the rule of each is stated. They are
+
+    - computed on the scores as the model gave them. anomalib 2.7.0 post-processes before it evaluates and clamps
+      scores to ``[0, 1]``, which ties the strongest ones. Labels are those of the post-processor.
+    - computed in one pass and bounded memory, independent of batches, order and processes. Images that the sampler
+      repeats to give each process equally many count once.
+    - named ``mean_<metric>`` (of categories), ``mixed_<metric>`` (joint set), ``gap_<metric>`` (mean minus mixed) and,
+      if there is more than one category, ``<category>/<metric>``. ``image_AUROC``, ``image_F1Score``, ``pixel_AUROC``
+      and ``pixel_F1Score`` of the joint set are there under anomalib's names too (F1 at the deployed threshold).
+
+    The category of an image is ``batch.category`` (a list of names), else the category or the name of the data set.
+    An image counts at pixel level if the batch has masks and ``batch.mask_valid``, if there is one, is true for it.
+    Masks are ``> 0``. A NaN score is an error that names the image.
+
+    After a test there are :attr:`results`, :attr:`images` and :attr:`curves` as data frames, and one table on the
+    console. An evaluator is not part of a checkpoint: pass it to ``load_from_checkpoint`` if it is not the model's
+    default.
+
+    Args:
+        validation (Sequence[str]): Metrics to log in validation, as ``val_mean_<metric>`` and
+            ``val_mixed_<metric>``, for checkpoints and early stopping. Metrics of the deployed threshold do not exist
+            there. Defaults to ``("image_auroc", "pixel_ap")``.
+        log (Literal["all", "summary", "stock"]): What a test logs and returns: everything, all but the single
+            categories (the same keys whatever the categories), or anomalib's four only. Defaults to ``"all"``.
+        print_table (bool): Print the table at the end of a test. Defaults to ``True``.
+        exact (bool): Keep every distinct score of a pixel, in memory that grows. Defaults to ``False``.
+        max_rows (int): Number of ranges between which pixel scores are told apart, per category, at least 560.
+            Defaults to ``131072``.
+        fpr_limit (float): False positive rate up to which ``aupro`` is integrated. Defaults to ``0.3``.
+
+    Raises:
+        ValueError: If ``validation`` or ``log`` names something that does not exist.
+
+    Example:
+        >>> from anomalib.models import Padim
+        >>> model = Padim(pre_trained=False, evaluator=UnifiedEvaluator())
+    """
+
+    def __init__(
+        self,
+        validation: Sequence[str] = ("image_auroc", "pixel_ap"),
+        log: Literal["all", "summary", "stock"] = "all",
+        print_table: bool = True,
+        exact: bool = False,
+        max_rows: int = 2**17,
+        fpr_limit: float = 0.3,
+    ) -> None:
+        super().__init__(compute_on_cpu=False)
+        if unknown := set(validation) - {*IMAGE_METRICS, *PIXEL_METRICS}:
+            expected = [*IMAGE_METRICS, *PIXEL_METRICS]
+            msg = f"validation names {sorted(unknown)}, which do not exist; expected some of {expected}."
+            raise ValueError(msg)
+        if log not in {"all", "summary", "stock"}:
+            msg = f"log is 'all', 'summary' or 'stock', got {log!r}."
+            raise ValueError(msg)
+        self.validation = tuple(validation)
+        self.logged = log
+        self.print_table = print_table
+        self.fpr_limit = fpr_limit
+        self.max_rows = None if exact else max_rows
+        self._new_pixel_metrics = partial(PixelMetrics, exact=exact, max_rows=max_rows, fpr_limit=fpr_limit)
+        self._new_pixel_metrics()  # wrong arguments fail here, not at the end of training
+        self._raw_scores = _RawScores()
+        self._validated = self._tested = Collection(self._new_pixel_metrics)
+        self._results = UnifiedResults.empty()
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """Metrics of the last test: ``category`` (also ``mean``, ``mixed``, ``gap``), ``metric``, ``value``."""
+        return self._results.metrics
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """Images of the last test: category, path, label, scores and predicted label."""
+        return self._results.images
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """ROC, precision-recall and per-region-overlap curves of the last test."""
+        return self._results.curves
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the scores of a test before any other callback does, the post-processor in particular."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "test":
+            trainer.callbacks = [self._raw_scores, *self._other_callbacks(trainer)]  # type: ignore[attr-defined]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the table, below the one of Lightning."""
+        del pl_module
+        if stage == "test":
+            trainer.callbacks = self._other_callbacks(trainer)  # type: ignore[attr-defined]
+            if self.print_table and len(self.results):
+                _print(self._results)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start anew."""
+        del trainer, pl_module
+        self._validated = Collection(self._new_pixel_metrics)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect a batch, whose scores are not post-processed."""
+        del pl_module, outputs
+        if self.validation:
+            scores = Scores.of(batch)
+            if set(self.validation).isdisjoint(PIXEL_METRICS):
+                scores = scores._replace(pixel=None)
+            loader = _one_of(trainer.val_dataloaders, dataloader_idx)
+            _collect(self._validated, batch, scores, trainer, loader, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the validation metrics."""
+        images, tables = self._validated.images(), self._validated.pixel_tables(pl_module.device)
+        self._validated = Collection(self._new_pixel_metrics)
+        if len(images):
+            metrics = unified_metrics(images, tables, self.fpr_limit, self.max_rows)
+            values = metrics.set_index(["category", "metric"])["value"]
+            names = [(scope, metric) for scope in (MEAN, MIXED) for metric in self.validation]
+            self._log(trainer, {f"val_{scope}_{metric}": values[scope, metric] for scope, metric in names})
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start anew."""
+        del trainer, pl_module
+        self._tested = Collection(self._new_pixel_metrics)
+        self._results = UnifiedResults.empty()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect a batch: scores as the model gave them, labels as the post-processor did."""
+        del pl_module, outputs
+        loader = _one_of(trainer.test_dataloaders, dataloader_idx)
+        _collect(self._tested, batch, self._raw_scores.pop(), trainer, loader, batch_idx)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute and log the metrics."""
+        images, tables = self._tested.images(), self._tested.pixel_tables(pl_module.device)
+        mask_f1 = self._tested.mask_f1()
+        self._tested = Collection(self._new_pixel_metrics)
+        if not len(images):
+            return
+        self._results = results = summarize(images, tables, self.fpr_limit, self.max_rows)
+        results.warn_of_undefined()
+        values = {
+            "image_AUROC": results.value(MIXED, "image_auroc"),
+            "image_F1Score": _label_f1(results.images),
+            "pixel_AUROC": results.value(MIXED, "pixel_auroc"),
+            "pixel_F1Score": mask_f1,
+        }
+        if self.logged != "stock":
+            values |= results.named(MEAN, MIXED, GAP, separator="_")
+        if self.logged == "all" and len(results.categories) > 1:
+            values |= results.named(*results.categories, separator="/")
+        self._log(trainer, values)
+
+    def _other_callbacks(self, trainer: Trainer) -> list[Callback]:
+        return [callback for callback in trainer.callbacks if callback is not self._raw_scores]  # type: ignore[attr-defined]
+
+    def _log(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        # All processes have the same values; averaging them is a formality that Lightning asks for.
+        self.log_dict(dict(values), sync_dist=True)  # type: ignore[operator]
+        if trainer.barebones:
+            # Lightning does not log in barebones mode; the engine then returns what it finds here.
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+            trainer.logged_metrics.update(trainer.callback_metrics)
+
+
+class _RawScores(Callback):
+    """Holds the scores of a batch as they are when it comes out of the model.
+
+    anomalib 2.7.0 hands batches to the post-processor before the evaluator, and it replaces the scores in them.
+    """
+
+    def __init__(self) -> None:
+        self._scores: Scores | None = None
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        self._scores = Scores.of(batch)
+
+    def pop(self) -> Scores:
+        assert self._scores is not None
+        scores, self._scores = self._scores, None
+        return scores
+
+
+def _collect(collection: Collection, batch: Any, scores: Scores, trainer: Trainer, loader: Any, batch_idx: int) -> None:
+    unrepeated = count_unrepeated(loader, batch_idx, len(scores.image))
+    for image in islice(split_batch(batch, scores, _data_name(trainer, loader)), unrepeated):
+        collection.add(image)
+
+
+def _data_name(trainer: Trainer, loader: Any) -> str:
+    """What a data set without categories is called."""
+    sources = (getattr(trainer, "datamodule", None), getattr(loader, "dataset", None))
+    names = (getattr(source, name, None) for name in ("category", "name") for source in sources)
+    return next((str(name) for name in names if name), "all")
+
+
+def _one_of(loaders: Any, index: int) -> Any:
+    return loaders[index] if isinstance(loaders, Sequence) else loaders
+
+
+def _label_f1(images: pd.DataFrame) -> float:
+    """F1 score of the predicted labels; NaN if none are predicted or there is nothing to find or to predict."""
+    found = (images["predicted"] * images["label"]).sum(skipna=False)
+    counted = images["predicted"].sum(skipna=False) + images["label"].sum()
+    return float(2 * found / counted) if counted else float("nan")
+
+
+@rank_zero_only
+def _print(results: UnifiedResults) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_TABLE_WIDTH)
+    console.print(results.console_table())

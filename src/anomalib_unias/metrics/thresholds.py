@@ -1,0 +1,163 @@
+"""Thresholds from validation scores, in bounded memory.
+
+Both metrics take what anomalib's ``F1AdaptiveThreshold`` takes and can stand in for it in a post-processor. They are
+meant for ``score > threshold``, as anomalib's post-processor predicts.
+"""
+
+import logging
+
+import numpy as np
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import AnomalibMetric
+from torch import Tensor
+
+from anomalib_unias.metrics.functional import ScoreCurve, best_f1_index
+from anomalib_unias.metrics.score_table import DEFECTIVE, KEY, NORMAL, cell_ends, count_rows, key_scores
+from anomalib_unias.metrics.table_metric import TableMetric, require_numbers
+
+logger = logging.getLogger(__name__)
+
+
+class _ThresholdMetric(TableMetric):
+    def add_scores(self, scores: Tensor, defective: Tensor) -> None:
+        """Count labelled scores of equal shape ``(B, ...)``, maps one by one."""
+        values, labels = scores.detach().cpu().float().numpy(), defective.cpu().numpy()
+        require_numbers(values)
+        parts = max(len(values), 1) if values.ndim > 1 else 1
+        for part, part_labels in zip(np.array_split(values, parts), np.array_split(labels, parts), strict=True):
+            self.add_rows(count_rows(part, part_labels, self.precision))
+
+
+class _F1Threshold(_ThresholdMetric):
+    def update(self, scores: Tensor, labels: Tensor, labelled: Tensor | None = None) -> None:
+        """Add labelled scores.
+
+        Args:
+            scores (Tensor): Scores ``(B, ...)``, one or more per image.
+            labels (Tensor): Labels of the same shape, defective where ``> 0``.
+            labelled (Tensor | None): Images whose labels count ``(B,)``. Defaults to ``None``: all.
+
+        Raises:
+            ValueError: If a score is NaN.
+        """
+        if labelled is not None:
+            scores, labels = scores[labelled], labels[labelled]
+        self.add_scores(scores, labels > 0)
+
+    def compute(self) -> Tensor:
+        """Threshold, a float32 scalar; NaN without scores."""
+        rows, dropped = self.merged_rows()
+        if not len(rows):
+            return torch.tensor(float("nan"))
+        low, high = key_scores(rows[:, KEY]), cell_ends(rows, dropped)
+        if not rows[:, DEFECTIVE].any():
+            logger.warning(
+                "There is no defective score to validate on: the F1 threshold is the highest normal score. "
+                "Use a threshold from a false alarm rate, or add defective images to the validation set."
+            )
+            return torch.tensor(high[-1])
+        if not rows[:, NORMAL].any():
+            logger.warning("There is no normal score to validate on: the F1 threshold is the lowest defective score.")
+            return torch.tensor(low[0])
+        curve = ScoreCurve(low[::-1], np.cumsum(rows[::-1, DEFECTIVE]), np.cumsum(rows[::-1, NORMAL]))
+        best = len(rows) - 1 - best_f1_index(curve)
+        if best == 0:
+            return torch.tensor(np.nextafter(low[0], np.float32(-np.inf)))
+        # Halfway to the next lower score, so that no score lies on the threshold itself.
+        middle = np.float32((float(high[best - 1]) + float(low[best])) / 2)
+        return torch.tensor(middle if high[best - 1] <= middle < low[best] else high[best - 1])
+
+
+class F1Threshold(AnomalibMetric, _F1Threshold):
+    """Threshold with the largest F1 score.
+
+    It lies halfway between the lowest score that is to be found and the next lower one. (anomalib's
+    ``F1AdaptiveThreshold`` returns the lowest score that is to be found, which ``score > threshold`` then misses.)
+    Without defective scores it is the highest score, without normal ones the lowest, as there.
+
+    Args:
+        fields (Sequence[str] | None): Scores and labels among the fields of a batch.
+        prefix (str): Prefix of the metric's name. Defaults to ``""``.
+        strict (bool): Raise an error if the batch lacks a field, else leave the batch out. Defaults to ``True``.
+        exact (bool): Keep every distinct float32 score, in memory that grows with the images. Defaults to ``False``.
+        max_rows (int): Largest number of ranges between which scores are told apart, at least 560.
+            Defaults to ``131072``.
+
+    Example:
+        >>> import torch
+        >>> from anomalib.data import ImageBatch
+        >>> metric = F1Threshold(fields=["pred_score", "gt_label"])
+        >>> scores, labels = torch.tensor([0.1, 0.2, 0.8, 0.9]), torch.tensor([0, 0, 1, 1])
+        >>> metric.update(ImageBatch(image=torch.zeros(4, 3, 8, 8), pred_score=scores, gt_label=labels))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    def update(self, batch: Batch) -> None:  # type: ignore[override]
+        """Add a batch; images that ``batch.mask_valid`` names as unlabelled are left out of a pixel threshold."""
+        super().update(batch, getattr(batch, "mask_valid", None) if "gt_mask" in self.fields else None)
+
+
+class _FalseAlarmThreshold(_ThresholdMetric):
+    def __init__(self, false_alarm_rate: float = 0.01, exact: bool = False, max_rows: int = 2**17) -> None:
+        if not 0 <= false_alarm_rate < 1:
+            msg = f"false_alarm_rate is a share of the normal images, in [0, 1), got {false_alarm_rate}."
+            raise ValueError(msg)
+        super().__init__(exact=exact, max_rows=max_rows)
+        self.false_alarm_rate = false_alarm_rate
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add the scores of normal images; those of defective images are ignored.
+
+        Args:
+            scores (Tensor): Scores ``(B, ...)``, one or more per image.
+            labels (Tensor): Labels ``(B,)`` of the images, defective where ``> 0``.
+
+        Raises:
+            ValueError: If a score is NaN.
+        """
+        normal = scores[labels <= 0]
+        self.add_scores(normal, torch.zeros_like(normal, dtype=torch.bool))
+
+    def compute(self) -> Tensor:
+        """Threshold, a float32 scalar; NaN without normal images."""
+        rows, dropped = self.merged_rows()
+        if not len(rows):
+            logger.warning("There is no normal image to validate on: a false alarm rate gives no threshold.")
+            return torch.tensor(float("nan"))
+        alarms = rows[:, NORMAL].sum() - np.cumsum(rows[:, NORMAL])
+        allowed = self.false_alarm_rate * rows[:, NORMAL].sum()
+        if 0 < allowed < 1:
+            logger.warning(
+                "A false alarm rate of %g cannot be seen in %d normal scores: the threshold is the highest of them.",
+                self.false_alarm_rate,
+                rows[:, NORMAL].sum(),
+            )
+        return torch.tensor(cell_ends(rows, dropped)[np.argmax(alarms <= allowed)])
+
+
+class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore[misc]
+    """Lowest threshold that at most a given share of the normal scores exceeds. It needs no defective image.
+
+    Args:
+        fields (Sequence[str] | None): Scores and *image* labels among the fields of a batch.
+        prefix (str): Prefix of the metric's name. Defaults to ``""``.
+        strict (bool): Raise an error if the batch lacks a field, else leave the batch out. Defaults to ``True``.
+        false_alarm_rate (float): Share of the normal scores that may exceed the threshold. Defaults to ``0.01``.
+        exact (bool): Keep every distinct float32 score, in memory that grows with the images. Defaults to ``False``.
+        max_rows (int): Largest number of ranges between which scores are told apart, at least 560.
+            Defaults to ``131072``.
+
+    Raises:
+        ValueError: If ``false_alarm_rate`` is not in ``[0, 1)``.
+
+    Example:
+        >>> import torch
+        >>> from anomalib.data import ImageBatch
+        >>> metric = FalseAlarmThreshold(fields=["pred_score", "gt_label"], false_alarm_rate=0.25)
+        >>> scores, labels = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.9]), torch.tensor([0, 0, 0, 0, 1])
+        >>> metric.update(ImageBatch(image=torch.zeros(5, 3, 8, 8), pred_score=scores, gt_label=labels))
+        >>> metric.compute()
+        tensor(0.3000)
+    """

@@ -1,0 +1,98 @@
+"""Two gloo processes, as Lightning starts them, give the results of one."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from given_model import GivenModel, make_images, make_trainer
+
+from anomalib_unias.metrics import PixelMetrics, UnifiedEvaluator
+from anomalib_unias.post_processing import OrderPreservingPostProcessor
+
+IMAGES = make_images(count=7, size=48, categories=("a", "b"))  # the second process sees one image less than the first
+
+
+def run(devices: int) -> tuple[dict[str, float], UnifiedEvaluator, GivenModel]:
+    evaluator = UnifiedEvaluator(max_rows=600, print_table=False)
+    model = GivenModel(evaluator=evaluator, post_processor=OrderPreservingPostProcessor())
+    trainer = make_trainer(devices=devices, strategy="ddp" if devices > 1 else "auto")
+    validated = trainer.validate(model, IMAGES.loader(2), verbose=False)[0]
+    return validated | trainer.test(model, IMAGES.loader(2), verbose=False)[0], evaluator, model
+
+
+def pixels(images: slice) -> PixelMetrics:
+    metric = PixelMetrics(max_rows=600)
+    for anomaly_map, mask in zip(IMAGES.maps[images], IMAGES.masks[images], strict=True):
+        metric.update(torch.from_numpy(anomaly_map)[None], torch.from_numpy(mask)[None])
+    return metric
+
+
+def one_of_two_processes(folder: str) -> None:
+    values, evaluator, model = run(devices=2)
+    rank = torch.distributed.get_rank()
+    uneven, none_at_all = pixels([slice(0, 6), slice(6, 7)][rank]), pixels([slice(0, 0), slice(0, 7)][rank])
+    found = {
+        "values": values,
+        "images": evaluator.images["image_path"].tolist(),
+        "categories": evaluator._results.categories,
+        "thresholds": [model.post_processor.image_threshold, model.post_processor.pixel_threshold],
+        "uneven": uneven.compute(),
+        "none_at_all": none_at_all.compute(),
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder)],
+            env={**os.environ, **world, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def test_evaluator_counts_every_image_once(found: list[dict]) -> None:
+    expected, evaluator, _ = run(devices=1)
+    for rank in (0, 1):
+        assert found[rank]["values"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        assert found[rank]["images"] == evaluator.images["image_path"].tolist()
+        assert found[rank]["categories"] == ["a", "b"]
+
+
+def test_thresholds_are_those_of_all_images(found: list[dict]) -> None:
+    _, _, model = run(devices=1)
+    # The sampler of the validation set repeats an image: anomalib's post-processor counts it twice, ours inherits it.
+    assert found[0]["thresholds"] == found[1]["thresholds"]
+    assert np.isfinite(found[0]["thresholds"]).all()
+    assert float(found[0]["thresholds"][0]) == pytest.approx(float(model.post_processor.image_threshold))
+
+
+@pytest.mark.parametrize("shards", ["uneven", "none_at_all"])
+def test_pixel_metrics_of_uneven_shards(found: list[dict], shards: str) -> None:
+    expected = {name: float(value) for name, value in pixels(slice(0, 7)).compute().items()}
+    for rank in (0, 1):
+        values = {name: float(value) for name, value in found[rank][shards].items()}
+        assert values == pytest.approx(expected, abs=1e-12)
+
+
+if __name__ == "__main__":
+    one_of_two_processes(sys.argv[1])
