@@ -176,7 +176,7 @@ def test_the_console_script_explains_the_model(installation: Installation) -> No
 def test_every_command_builds_model_and_data_by_name(installation: Installation, command: str) -> None:
     data = "NoneType" if command.startswith("export") else "UnifiedDataModule"
 
-    assert installation.report("console script")["commands"][command] == f"UniAS {data} PostProcessor"
+    assert installation.report("console script")["commands"][command] == f"UniAS {data} OrderPreservingPostProcessor"
 
 
 def test_the_wheel_contains_the_package_and_nothing_else(installation: Installation) -> None:
@@ -204,7 +204,7 @@ def test_switched_off_leaves_the_dotted_path(installation: Installation) -> None
     """Fails once anomalib finds third-party models by itself: then registration.py can go."""
     report = installation.report("switched off")
 
-    assert report["commands"] == {SHORT: "exit 2", DOTTED: "UniAS NoneType PostProcessor"}
+    assert report["commands"] == {SHORT: "exit 2", DOTTED: "UniAS NoneType OrderPreservingPostProcessor"}
     assert report["offered"] == []
     assert report["look_up"]["class_path: anomalib_unias.UniAS"] == "UnknownModelError"
     assert report["look_up"]["class_path: UnifiedDataModule"] == "UnknownDatamoduleError"
