@@ -1,5 +1,6 @@
 """A frozen multi-scale feature extractor."""
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -89,6 +90,23 @@ class FeaturePyramid(nn.Module):
         """
         features = self.network(images)
         return [features[index] for index in self._outputs]
+
+    def unflatten(self, rows: torch.Tensor, image_size: Sequence[int]) -> list[torch.Tensor]:
+        """Take the feature maps of images apart that were put into one row per image.
+
+        Args:
+            rows (torch.Tensor): ``(B, N)``, all levels one after the other, of any precision.
+            image_size (Sequence[int]): Height and width of the images.
+
+        Returns:
+            list[torch.Tensor]: As :meth:`forward`, single precision.
+        """
+        sizes = [
+            (count, image_size[0] // stride, image_size[1] // stride)
+            for count, stride in zip(self.channels, self.strides, strict=True)
+        ]
+        parts = rows.split([math.prod(size) for size in sizes], dim=1)
+        return [part.float().reshape(-1, *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def backbone_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

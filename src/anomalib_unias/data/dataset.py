@@ -46,6 +46,11 @@ class UnifiedDataset(AnomalibDataset):
         self.samples.attrs["task"] = TaskType.SEGMENTATION if TaskType.SEGMENTATION in tasks else tasks.pop()
 
     @property
+    def datasets(self) -> dict[str, AnomalibDataset]:
+        """Data set of each category."""
+        return self._datasets
+
+    @property
     def augmentations(self) -> Transform | None:
         """Transform of the first category; assigning one sets it for all of them."""
         return next(iter(self._datasets.values())).augmentations
