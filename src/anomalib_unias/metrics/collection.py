@@ -54,7 +54,7 @@ class Collection:
 
     def images(self) -> pd.DataFrame:
         """Records of the images of all processes, by category and path."""
-        records = [record for part in _of_all_processes(self._records) for record in part]
+        records = [record for part in of_all_processes(self._records) for record in part]
         frame = pd.DataFrame(records, columns=list(IMAGE_COLUMNS))
         return frame.sort_values(["category", "image_path"], kind="stable", ignore_index=True)
 
@@ -66,7 +66,7 @@ class Collection:
         """
         tables = {}
         # Every process takes part in the exchange of every category, also of those it has seen nothing of.
-        for category in sorted({name for part in _of_all_processes(list(self._pixels)) for name in part}):
+        for category in sorted({name for part in of_all_processes(list(self._pixels)) for name in part}):
             metric = self._pixels.get(category) or self._new_pixel_metrics()
             if dist.is_initialized():
                 metric.to(device)
@@ -76,12 +76,20 @@ class Collection:
 
     def mask_f1(self) -> float:
         """F1 score of the predicted masks, over the pixels of all processes; NaN without predicted masks."""
-        true_positives, false_positives, false_negatives = sum(_of_all_processes(self._mask_counts))
+        true_positives, false_positives, false_negatives = sum(of_all_processes(self._mask_counts))
         pixels = 2 * true_positives + false_positives + false_negatives
         return float(2 * true_positives / pixels) if pixels else float("nan")
 
 
-def _of_all_processes(value: Any) -> list[Any]:
+def of_all_processes(value: Any) -> list[Any]:
+    """Gather what every process has.
+
+    Args:
+        value (Any): What this process has; picklable.
+
+    Returns:
+        list[Any]: One for each process.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     values: list[Any] = [None] * dist.get_world_size()

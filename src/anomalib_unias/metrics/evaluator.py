@@ -88,7 +88,7 @@ class UnifiedEvaluator(Evaluator):
         self.max_rows = None if exact else max_rows
         self._new_pixel_metrics = partial(PixelMetrics, exact=exact, max_rows=max_rows, fpr_limit=fpr_limit)
         self._new_pixel_metrics()  # wrong arguments fail here, not at the end of training
-        self._raw_scores = _RawScores()
+        self._raw_scores = RawScores()
         self._validated = self._tested = Collection(self._new_pixel_metrics)
         self._results = UnifiedResults.empty()
 
@@ -141,7 +141,7 @@ class UnifiedEvaluator(Evaluator):
             scores = Scores.of(batch)
             if set(self.validation).isdisjoint(PIXEL_METRICS):
                 scores = scores._replace(pixel=None)
-            loader = _one_of(trainer.val_dataloaders, dataloader_idx)
+            loader = one_of(trainer.val_dataloaders, dataloader_idx)
             _collect(self._validated, batch, scores, trainer, loader, batch_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,7 +171,7 @@ class UnifiedEvaluator(Evaluator):
     ) -> None:
         """Collect a batch: scores as the model gave them, labels as the post-processor did."""
         del pl_module, outputs
-        loader = _one_of(trainer.test_dataloaders, dataloader_idx)
+        loader = one_of(trainer.test_dataloaders, dataloader_idx)
         _collect(self._tested, batch, self._raw_scores.pop(), trainer, loader, batch_idx)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -207,7 +207,7 @@ class UnifiedEvaluator(Evaluator):
             trainer.logged_metrics.update(trainer.callback_metrics)
 
 
-class _RawScores(Callback):
+class RawScores(Callback):
     """Holds the scores of a batch as they are when it comes out of the model.
 
     anomalib 2.7.0 hands batches to the post-processor before the evaluator, and it replaces the scores in them.
@@ -225,10 +225,16 @@ class _RawScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Take the scores."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         self._scores = Scores.of(batch)
 
     def pop(self) -> Scores:
+        """Give the scores away.
+
+        Returns:
+            Scores: Those of the present batch.
+        """
         assert self._scores is not None
         scores, self._scores = self._scores, None
         return scores
@@ -236,18 +242,35 @@ class _RawScores(Callback):
 
 def _collect(collection: Collection, batch: Any, scores: Scores, trainer: Trainer, loader: Any, batch_idx: int) -> None:
     unrepeated = count_unrepeated(loader, batch_idx, len(scores.image))
-    for image in islice(split_batch(batch, scores, _data_name(trainer, loader)), unrepeated):
+    for image in islice(split_batch(batch, scores, data_name(trainer, loader)), unrepeated):
         collection.add(image)
 
 
-def _data_name(trainer: Trainer, loader: Any) -> str:
-    """What a data set without categories is called."""
+def data_name(trainer: Trainer, loader: Any) -> str:
+    """Find out what a data set without categories is called.
+
+    Args:
+        trainer (Trainer): May have a data module with a category or a name.
+        loader (Any): May have a data set with one.
+
+    Returns:
+        str: The name, ``"all"`` if there is none.
+    """
     sources = (getattr(trainer, "datamodule", None), getattr(loader, "dataset", None))
     names = (getattr(source, name, None) for name in ("category", "name") for source in sources)
     return next((str(name) for name in names if name), "all")
 
 
-def _one_of(loaders: Any, index: int) -> Any:
+def one_of(loaders: Any, index: int) -> Any:
+    """Choose a loader.
+
+    Args:
+        loaders (Any): One loader or several.
+        index (int): Which of several.
+
+    Returns:
+        Any: The loader.
+    """
     return loaders[index] if isinstance(loaders, Sequence) else loaders
 
 
