@@ -1,6 +1,8 @@
 """Anomaly map of UniAS: what the decoder could not reconstruct (right half of Fig. 3, Eq. 6)."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import mul
 
 import torch
 from torch import nn
@@ -19,10 +21,25 @@ class AnomalyMapGenerator(nn.Module):
         image_size (tuple[int, int]): Height and width of the map.
         blur (bool): Whether to smooth, as the published code does and the paper does not say.
             Defaults to ``True``.
+        weights (Sequence[float] | None): Exponent of the map of every level in the product, shallow to deep;
+            ``None`` for 1 as in the paper. Defaults to ``None``.
+
+    Raises:
+        ValueError: If there are not as many weights as levels, or one is negative.
     """
 
-    def __init__(self, patch_sizes: Sequence[int], image_size: tuple[int, int], blur: bool = True) -> None:
+    def __init__(
+        self,
+        patch_sizes: Sequence[int],
+        image_size: tuple[int, int],
+        blur: bool = True,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
+        self.weights = tuple(weights) if weights is not None else (1.0,) * len(patch_sizes)
+        if len(self.weights) != len(patch_sizes) or min(self.weights) < 0:
+            msg = f"level_weights must be {len(patch_sizes)} numbers >= 0, one for each level, got {self.weights}."
+            raise ValueError(msg)
         self.image_size = image_size
         self.product_size = (image_size[0] // 2, image_size[1] // 2)
         # Patches of 1, 2, 4, 8 pixels get kernels of 3, 5, 7, 9, sigma a third of the kernel.
@@ -42,9 +59,11 @@ class AnomalyMapGenerator(nn.Module):
             torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** number of levels].
         """
         maps = self.level_maps(targets, reconstructions)
-        product = maps[0]
-        for level_map in maps[1:]:
-            product = product * level_map
+        weighted = [
+            level_map if weight == 1 else level_map.clamp_min(0) ** weight
+            for level_map, weight in zip(maps, self.weights, strict=True)
+        ]
+        product = reduce(mul, weighted)
         return interpolate(product, size=self.image_size, mode="bilinear", align_corners=True)
 
     def level_maps(

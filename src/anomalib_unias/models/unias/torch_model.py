@@ -36,8 +36,8 @@ class UniASModel(nn.Module):
             in the text of the paper. Defaults to ``True``.
         dropout (float): Dropout in the transformer layers. Defaults to ``0.1``.
         sample_aware_query (bool): Whether the query is re-weighted by the image. Defaults to ``True``.
-        local_block (LocalBlock): ``"mgg"`` full, ``"ungated"``, one ``"conv"``, or ``"none"``.
-            Defaults to ``"mgg"``.
+        local_block (LocalBlock): ``"mgg"`` full, ``"light"`` at a tenth of the cost, ``"ungated"``, one
+            ``"conv"``, or ``"none"``. Defaults to ``"mgg"``.
         channel_branch (bool): Whether steps also attend between channels. Defaults to ``True``.
         neighbor_mask_size (int): Side of the window that spatial attention must not use, odd, 0 for none.
             Defaults to ``7``.
@@ -48,6 +48,8 @@ class UniASModel(nn.Module):
         blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
         feature_scaling (bool): Whether channels are scaled to unit mean square, see :class:`FeatureScaler`.
             Defaults to ``True``.
+        level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
+            deep; ``None`` for 1 as in the paper. Defaults to ``None``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
             ``"top"`` 1 % of pixels. Defaults to ``"max"``.
 
@@ -78,6 +80,7 @@ class UniASModel(nn.Module):
         reconstruction_head: ReconstructionHead = "resize",
         blur_maps: bool = True,
         feature_scaling: bool = True,
+        level_weights: Sequence[float] | None = None,
         image_score: ImageScore = "max",
     ) -> None:
         super().__init__()
@@ -113,7 +116,7 @@ class UniASModel(nn.Module):
             reconstruction_head=reconstruction_head,
         )
         self.anomaly_map_generator = AnomalyMapGenerator(
-            [patch_sizes[index] for index in self.decoder.reconstructed], image_size, blur_maps
+            [patch_sizes[index] for index in self.decoder.reconstructed], image_size, blur_maps, level_weights
         )
 
     def forward(self, images: torch.Tensor) -> InferenceBatch | tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -127,17 +130,40 @@ class UniASModel(nn.Module):
             ``(B,)`` and the anomaly map ``(B, 1, H, W)``; in training mode the targets and their
             reconstructions, ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
         """
-        features = self.backbone(images)
-        if self.scaler is not None:
-            features = self.scaler(features)
-        inputs, targets = self.filter(features)
-        reconstructions = self.decoder(self.jitter(inputs))
-        targets = [targets[index] for index in self.decoder.reconstructed]
+        targets, reconstructions = self.reconstruct(self.backbone(images))
         if self.training:
             return targets, reconstructions
 
         anomaly_map = self.anomaly_map_generator(targets, reconstructions)
         return InferenceBatch(pred_score=self._score(anomaly_map), anomaly_map=anomaly_map)
+
+    def reconstruct(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Reconstruct features of the backbone.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+
+        Returns:
+            tuple[list[torch.Tensor], list[torch.Tensor]]: The targets and their reconstructions,
+            ``(B, C_l, H_l, W_l)`` for each level that is reconstructed, shallow to deep.
+        """
+        inputs, targets = self.decoder_inputs(features)
+        reconstructions = self.decoder(self.jitter(inputs))
+        return [targets[index] for index in self.decoder.reconstructed], reconstructions
+
+    def decoder_inputs(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Scale and filter features of the backbone.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+
+        Returns:
+            tuple[list[torch.Tensor], list[torch.Tensor]]: What the decoder sees ``(B, 2 C_l, H_l, W_l)`` and what
+            it is to reconstruct ``(B, C_l, H_l, W_l)``, all levels.
+        """
+        if self.scaler is not None:
+            features = self.scaler(features)
+        return self.filter(features)
 
     def _score(self, anomaly_map: torch.Tensor) -> torch.Tensor:
         pixels = anomaly_map.flatten(1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .attention import DualAttentionBlock
-from .local_block import LocalBlock, MultiGranularityBlock, build_local_block
+from .local_block import LightMultiGranularityBlock, LocalBlock, MultiGranularityBlock, build_local_block
 from .patch_embedding import PatchEmbedding
 from .pixel_decoder import PixelDecoder
 from .position import neighbor_mask, sine_position_encoding
@@ -89,8 +89,11 @@ class UniASDecoder(nn.Module):
             dropout,
             pixel_decoder_fusion,
         )
-        query_class = SampleAwareQuery if sample_aware_query else LearnedQuery
-        self.query = query_class(hidden_dim, grid)
+        self.query: nn.Module
+        if sample_aware_query:
+            self.query = SampleAwareQuery(hidden_dim, grid, light=local_block == "light")
+        else:
+            self.query = LearnedQuery(hidden_dim, grid)
         self.query_position = nn.Parameter(torch.randn(num_tokens, hidden_dim))
         self.steps = nn.ModuleList(
             _DecoderStep(
@@ -141,7 +144,8 @@ class UniASDecoder(nn.Module):
     def _initialise(self) -> None:
         """Initialise as the published code does; what is not named here keeps PyTorch's default."""
         attended = [self.pixel_decoder.encoder, *(step.attention for step in self._steps())]
-        mixed: list[nn.Module] = [module for module in self.modules() if isinstance(module, MultiGranularityBlock)]
+        blocks = (MultiGranularityBlock, LightMultiGranularityBlock)
+        mixed: list[nn.Module] = [module for module in self.modules() if isinstance(module, blocks)]
         embedded = [step.patch_embedding.embedding for step in self._steps()]
         if isinstance(self.query, SampleAwareQuery):
             mixed += [self.query.channel_mlp, self.query.spatial_conv]

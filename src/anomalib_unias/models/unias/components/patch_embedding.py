@@ -1,11 +1,18 @@
 """From a feature map of any level to one token per cell of the common grid."""
 
+from typing import cast
+
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
+
+from .composition import ComposedModule
 
 
-class PatchEmbedding(nn.Module):
+class PatchEmbedding(ComposedModule):
     """Patches of a map as tokens, plus the learned embedding of the level (Eq. 3).
+
+    Two linear maps in sequence, computed as one.
 
     Args:
         in_channels (int): Channels of the map.
@@ -32,4 +39,24 @@ class PatchEmbedding(nn.Module):
         Returns:
             torch.Tensor: ``(B, h * w, D)``.
         """
+        kernel, bias = self.composed(self._compose)
+        return conv2d(feature, kernel, bias, stride=kernel.shape[-1]).flatten(2).mT
+
+    def plain(self, feature: torch.Tensor) -> torch.Tensor:
+        """Embed a map in the order of the text.
+
+        Args:
+            feature (torch.Tensor): ``(B, in_channels, h * patch_size, w * patch_size)``.
+
+        Returns:
+            torch.Tensor: ``(B, h * w, D)``.
+        """
         return self.projection(self.embedding(feature)).flatten(2).mT + self.level
+
+    def _compose(self) -> tuple[torch.Tensor, ...]:
+        bias = cast("nn.Parameter", self.projection.bias) + self.level
+        if not isinstance(self.embedding, nn.Conv2d):
+            return self.projection.weight, bias
+        projection, embedding = self.projection.weight.flatten(1), self.embedding.weight
+        kernel = (projection @ embedding.flatten(1)).unflatten(1, embedding.shape[1:])
+        return kernel, bias + projection @ cast("nn.Parameter", self.embedding.bias)

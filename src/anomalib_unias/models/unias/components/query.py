@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .local_block import MultiGranularityBlock
+from .local_block import LightMultiGranularityBlock, MultiGranularityBlock
 
 
 class LearnedQuery(nn.Module):
@@ -39,11 +39,12 @@ class SampleAwareQuery(nn.Module):
     Args:
         dim (int): Length D of a query.
         grid (tuple[int, int]): Rows and columns of the token grid.
+        light (bool): Whether the banks are merged by the light block. Defaults to ``False``.
     """
 
     NUM_BANKS = 2
 
-    def __init__(self, dim: int, grid: tuple[int, int]) -> None:
+    def __init__(self, dim: int, grid: tuple[int, int], light: bool = False) -> None:
         super().__init__()
         self.grid = grid
         self.queries = nn.Parameter(torch.randn(self.NUM_BANKS * grid[0] * grid[1], dim))
@@ -56,7 +57,8 @@ class SampleAwareQuery(nn.Module):
             nn.Linear(dim // 2, dim),
         )
         self.spatial_conv = nn.Conv2d(2, 1, 7, padding=3)
-        self.merge = MultiGranularityBlock(self.NUM_BANKS * dim, dim)
+        merge_class = LightMultiGranularityBlock if light else MultiGranularityBlock
+        self.merge = merge_class(self.NUM_BANKS * dim, dim)
 
     def forward(self, deepest: torch.Tensor) -> torch.Tensor:
         """Weight the banks by the image and merge them.

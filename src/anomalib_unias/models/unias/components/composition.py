@@ -1,0 +1,118 @@
+"""Linear convolutions in sequence, composed to one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+
+def compose_kernels(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Kernel that does what two convolutions of stride 1 do one after the other, on an unbounded image.
+
+    Args:
+        first (torch.Tensor): ``(M, I, a, a)``.
+        second (torch.Tensor): ``(O, M, b, b)``.
+
+    Returns:
+        torch.Tensor: ``(O, I, a + b - 1, a + b - 1)``.
+    """
+    return conv2d(first.transpose(0, 1), second.flip(2, 3), padding=second.shape[-1] - 1).transpose(0, 1)
+
+
+class ComposedModule(nn.Module):
+    """A module that computes with kernels made of its parameters.
+
+    Without gradients they are made once and kept until a parameter changes. With gradients, and in an exported
+    graph, where a runtime folds them, they are made in every forward. They are neither saved nor copied.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._composed: tuple[Any, tuple[torch.Tensor, ...]] | None = None
+
+    def composed(self, compose: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        """Make the kernels, or take those made before.
+
+        Args:
+            compose (Callable[[], tuple[torch.Tensor, ...]]): Makes them.
+
+        Returns:
+            tuple[torch.Tensor, ...]: The kernels.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compose()
+        state = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
+        if self._composed is None or self._composed[0] != state:
+            self._composed = (state, compose())
+        return self._composed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kernels out of pickles and copies."""
+        return {**self.__dict__, "_composed": None}
+
+
+def bilinear_matrix(small: int, large: int, like: torch.Tensor, align_corners: bool) -> torch.Tensor:
+    """Matrix that resizes a line bilinearly, as ``torch.nn.functional.interpolate`` does.
+
+    Args:
+        small (int): Length before, less than ``large``.
+        large (int): Length after.
+        like (torch.Tensor): Gives device and type.
+        align_corners (bool): Whether the outermost values keep their place.
+
+    Returns:
+        torch.Tensor: ``(large, small)``.
+    """
+    index = torch.arange(large, dtype=torch.float64)
+    position = index * ((small - 1) / (large - 1)) if align_corners else (index + 0.5) * (small / large) - 0.5
+    position = position.clamp(0, small - 1)
+    matrix = (1 - (position[:, None] - torch.arange(small)).abs()).clamp_min(0)
+    return matrix.to(like)
+
+
+def convolve_resized(image: torch.Tensor, kernel: torch.Tensor, resize: list[torch.Tensor]) -> torch.Tensor:
+    """Convolve a resized image, zero outside, without making it.
+
+    All taps of the kernel are applied to the small image; the results are resized, shifted and added, which is
+    one matrix product for the rows and one for the columns.
+
+    Args:
+        image (torch.Tensor): ``(B, D, h, w)``.
+        kernel (torch.Tensor): ``(C, D, k, k)``, k odd.
+        resize (list[torch.Tensor]): Matrices ``(H, h)`` and ``(W, w)``, see :func:`bilinear_matrix`.
+
+    Returns:
+        torch.Tensor: ``(B, C, H, W)``.
+    """
+    taps = kernel.shape[-1]
+    weight = kernel.permute(0, 2, 3, 1).reshape(-1, kernel.shape[1], 1, 1)
+    # (B, C, tap y, h, tap x, w)
+    tapped = conv2d(image, weight).unflatten(1, (-1, taps, taps)).transpose(3, 4)
+    rows, columns = (_shifted(matrix, taps) for matrix in resize)
+    return rows @ (tapped.flatten(4) @ columns.mT).flatten(2, 3)
+
+
+def spread_border(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Enlarge an image by repeating its middle row and its middle column.
+
+    Args:
+        image (torch.Tensor): ``(B, C, n, n)``, n odd.
+        like (torch.Tensor): ``(B, D, H, W)`` of the size to reach.
+
+    Returns:
+        torch.Tensor: ``(B, C, H, W)``.
+    """
+    border = image.shape[-1] // 2
+    for dim, size in ((2, like.shape[2]), (3, like.shape[3])):
+        index = torch.tensor([*range(border), *[border] * (size - 2 * border), *range(border + 1, 2 * border + 1)])
+        image = image.index_select(dim, index.to(image.device))
+    return image
+
+
+def _shifted(matrix: torch.Tensor, taps: int) -> torch.Tensor:
+    """Resizing matrix for every tap of a kernel side by side: ``(large, taps * small)``, zero outside."""
+    reach = taps // 2
+    padded = nn.functional.pad(matrix, (0, 0, reach, reach))
+    return torch.cat([padded[tap : tap + len(matrix)] for tap in range(taps)], dim=1)

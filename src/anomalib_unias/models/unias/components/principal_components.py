@@ -1,0 +1,59 @@
+"""A start from the principal components of the training features instead of from random weights."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.functional import unfold
+
+from .decoder import UniASDecoder
+from .patch_embedding import PatchEmbedding
+from .reconstruction import TransposedHead
+
+# How much of the standard deviation of a component one unit of the decoder state stands for at the start.
+_HEAD_SCALE = 0.3
+# A component with less than this share of the largest standard deviation is noise and not blown up.
+_SMALLEST_SHARE = 1e-3
+
+
+@torch.no_grad()
+def start_from_principal_components(
+    decoder: UniASDecoder, inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
+) -> None:
+    """Let patch embeddings whiten the patches of their level, and heads draw the patches of theirs.
+
+    The first outputs of a patch embedding become the principal components of the patches, with unit variance; the
+    hidden channels of a transposed head stand for the principal components of what it reconstructs, and its bias for
+    their mean. The decoder then only learns how the two belong together. Embeddings of single pixels and heads that
+    resize keep their random weights. Not part of the paper.
+
+    Args:
+        decoder (UniASDecoder): Changed in place.
+        inputs (Sequence[torch.Tensor]): Filtered features of some training images ``(N, 2 C_l, H_l, W_l)``, all
+            levels, shallow to deep.
+        targets (Sequence[torch.Tensor]): What is to be reconstructed ``(N, C_l, H_l, W_l)``.
+    """
+    for index, step, head in zip(decoder.reconstructed, decoder.steps, decoder.heads, strict=True):
+        embedding = cast("PatchEmbedding", step.patch_embedding).embedding
+        if isinstance(embedding, nn.Conv2d) and embedding.in_channels == inputs[index].shape[1]:
+            mean, components, deviation = _principal_components(inputs[index], embedding)
+            whitening = components / deviation.clamp_min(_SMALLEST_SHARE * deviation.max())[:, None]
+            embedding.weight[: len(whitening)] = whitening.view(-1, *embedding.weight.shape[1:])
+            cast("nn.Parameter", embedding.bias)[: len(whitening)] = -whitening @ mean
+        if isinstance(head, TransposedHead):
+            _, components, deviation = _principal_components(targets[index], head)
+            drawing = _HEAD_SCALE * deviation[:, None] * components
+            head.weight[: len(drawing)] = drawing.view(-1, *head.weight.shape[1:])
+            cast("nn.Parameter", head.bias).copy_(targets[index].mean(dim=(0, 2, 3)))
+
+
+def _principal_components(
+    images: torch.Tensor, layer: nn.Conv2d | nn.ConvTranspose2d
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean ``(F,)``, components ``(k, F)`` and standard deviations ``(k,)`` of the patches that a layer sees."""
+    patches = unfold(images, layer.kernel_size, stride=layer.stride).mT.flatten(0, 1)
+    mean = patches.mean(dim=0)
+    count = min(layer.weight.shape[0], *patches.shape)
+    _, singular, components = torch.pca_lowrank(patches - mean, q=count, center=False)
+    return mean, components.mT, singular / max(1, len(patches) - 1) ** 0.5

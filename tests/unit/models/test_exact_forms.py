@@ -1,0 +1,90 @@
+"""The cheap forms of the decoder give what the order of the text gives."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from anomalib_unias.models.unias.components.composition import bilinear_matrix
+from anomalib_unias.models.unias.components.patch_embedding import PatchEmbedding
+from anomalib_unias.models.unias.components.pixel_decoder import _FusionLevel
+from anomalib_unias.models.unias.components.reconstruction import ResizeHead
+
+GRIDS = [(14, 14), (7, 5), (3, 4), (2, 2)]
+
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def assert_equal_with_gradients(module, image):
+    image.requires_grad_()
+    results = []
+    for forward in (module, module.plain):
+        output = forward(image)
+        weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output).cos()
+        results.append((output, *torch.autograd.grad((output * weight).sum(), [image, *module.parameters()])))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
+def test_head(grid, patch_size):
+    assert_equal_with_gradients(ResizeHead(8, 5, patch_size).double(), randn(2, 8, *grid))
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 8])
+def test_patch_embedding(patch_size):
+    assert_equal_with_gradients(PatchEmbedding(6, 8, patch_size).double(), randn(2, 6, 3 * patch_size, 4 * patch_size))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_fusion_level(grid):
+    level = _FusionLevel(6, 64).double().eval()
+    for parameter in level.parameters():
+        nn.init.normal_(parameter)
+    # Far from zero mean: variances must not be lost in differences of squares.
+    shallow, deeper = randn(2, 6, 2 * grid[0], 2 * grid[1]) + 10, randn(2, 64, *grid)
+    torch.testing.assert_close(level(shallow, deeper), level.plain(shallow, deeper), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_bilinear_matrix(align_corners):
+    line = randn(1, 1, 5)
+    expected = nn.functional.interpolate(line, size=13, mode="linear", align_corners=align_corners)
+    torch.testing.assert_close(line @ bilinear_matrix(5, 13, line, align_corners).mT, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["step", "load", "cast"])
+def test_kept_kernels_follow_the_parameters(change):
+    torch.manual_seed(0)
+    head, image = ResizeHead(8, 5, 4).double(), randn(1, 8, 4, 4)
+    head(image)
+    if change == "step":
+        with torch.enable_grad():
+            head(image).square().sum().backward()
+        torch.optim.AdamW(head.parameters(), lr=0.1).step()
+    elif change == "load":
+        head.load_state_dict(ResizeHead(8, 5, 4).double().state_dict())
+    else:
+        head, image = head.float(), image.float()
+    torch.testing.assert_close(head(image), head.plain(image), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_kept_kernels_are_neither_made_twice_nor_copied_nor_saved():
+    head, image = ResizeHead(8, 5, 4), torch.randn(1, 8, 4, 4)
+    size = len(pickle.dumps(head))
+    head(image)
+    kept = head._composed[1]
+    head(image)
+    assert head._composed[1] is kept
+    assert len(pickle.dumps(head)) == size
+    twin = copy.deepcopy(head)
+    nn.init.zeros_(twin.convolutions[2].weight)
+    torch.testing.assert_close(twin(image), twin.plain(image))
+    assert "_composed" not in "".join(head.state_dict())
