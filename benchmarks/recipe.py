@@ -27,14 +27,14 @@ COLUMNS = ["variant", "steps", "seed", "category", "metric", "value"]
 
 
 class TrainingTime(Callback):
-    """Wall time from the first batch to the end of the last one."""
+    """Wall time of training: frozen features, feature scales and all steps, without validation."""
 
     def __init__(self) -> None:
         self.started = 0.0
         self.seconds = 0.0
 
-    def on_train_start(self, *_: object) -> None:
-        """Start; the scaling statistics, taken right after, count."""
+    def on_fit_start(self, *_: object) -> None:
+        """Start; callbacks come before the model, which computes its frozen features then."""
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, *_: object) -> None:

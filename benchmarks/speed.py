@@ -1,0 +1,208 @@
+"""Time and memory against the plain model and against the backbone, as ratios of one run.
+
+    python -m benchmarks.speed
+
+Random weights. What is compared is run in turns, so that both see the same machine; medians of all turns. Rows are
+appended to benchmarks/results/speed.csv as they are done: ``name,baseline,ours,ratio,unit,runs,spread``, ``ratio``
+larger than 1 means that ours is better, ``spread`` is the relative interquartile range of the ratio.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pandas as pd
+import torch
+import yaml
+from benchmarks.plain import make_plain
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_unias import UniASModel
+from anomalib_unias.models.unias.loss import UniASLoss
+
+OUTPUT = Path("benchmarks/results/speed.csv")
+LITE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
+TRAINER_ARGUMENTS = {
+    "learning_rate",
+    "weight_decay",
+    "lr_schedule",
+    "gradient_clip_norm",
+    "training_steps",
+    "flatten_cosine",
+    "feature_cache",
+}
+
+
+class Predictor(nn.Module):
+    """Score and map as a tuple."""
+
+    def __init__(self, model: UniASModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict."""
+        output = self.model(images)
+        return output.pred_score, output.anomaly_map
+
+
+class Backbone(nn.Module):
+    """Features as a tuple."""
+
+    def __init__(self, model: UniASModel) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Extract."""
+        return tuple(self.backbone(images))
+
+
+def build(preset: str, plain: bool = False) -> UniASModel:
+    """Build one of the two presets with random weights."""
+    torch.manual_seed(0)
+    arguments = yaml.safe_load(LITE.read_text())["model"]["init_args"] if preset == "lite" else {}
+    arguments = {name: value for name, value in arguments.items() if name not in TRAINER_ARGUMENTS}
+    model = UniASModel(**arguments, pre_trained=False)
+    return make_plain(model, arguments.get("backbone", "tf_efficientnet_b4")) if plain else model
+
+
+def compiled(module: nn.Module, batch: int) -> ov.CompiledModel:
+    """Compile for OpenVINO in single precision."""
+    with torch.no_grad():
+        converted = ov.convert_model(torch.export.export(module.eval(), (torch.randn(batch, 3, 224, 224),)))
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    return ov.Core().compile_model(converted, "CPU", hints)
+
+
+def in_turns(functions: list[Callable[[], object]], runs: int) -> np.ndarray:
+    """Seconds of every function in every turn ``(runs, functions)``, after one turn that does not count."""
+    seconds = np.empty((runs + 1, len(functions)))
+    for run in range(runs + 1):
+        for index, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            seconds[run, index] = time.perf_counter() - start
+    return seconds[1:]
+
+
+def record(name: str, baseline: np.ndarray, ours: np.ndarray, unit: str) -> None:
+    """Append one row."""
+    ratios = np.atleast_1d(baseline) / np.atleast_1d(ours)
+    low, high = np.percentile(ratios, (25, 75))
+    row = {
+        "name": name,
+        "baseline": round(float(np.median(baseline)), 4),
+        "ours": round(float(np.median(ours)), 4),
+        "ratio": round(float(np.median(ratios)), 3),
+        "unit": unit,
+        "runs": len(ratios),
+        "spread": round(float((high - low) / np.median(ratios)), 3),
+    }
+    print(row, flush=True)
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame([row]).to_csv(OUTPUT, mode="a", header=not OUTPUT.exists(), index=False)
+
+
+def cost() -> None:
+    """MACs of the whole model."""
+    counts = []
+    for plain in (True, False):
+        model = build("b4", plain).eval()
+        with torch.no_grad():
+            model(torch.randn(1, 3, 224, 224))  # composes the kernels, once
+            with FlopCounterMode(display=False) as counter:
+                model(torch.randn(1, 3, 224, 224))
+        counts.append(counter.get_total_flops() / 2e9)
+    record("unias_b4 cost", np.array(counts[0]), np.array(counts[1]), "GMAC")
+
+
+def latency(preset: str, batch: int, runs: int) -> None:
+    """Latency in OpenVINO: of the large model against its plain form, of the small one against its backbone."""
+    model = build(preset)
+    baseline = Backbone(model) if preset == "lite" else Predictor(build(preset, plain=True))
+    images = torch.randn(batch, 3, 224, 224).numpy()
+    requests = [compiled(module, batch).create_infer_request() for module in (baseline, Predictor(model))]
+    seconds = 1e3 * in_turns([lambda request=request: request.infer([images]) for request in requests], runs)
+    against = "backbone" if preset == "lite" else "plain"
+    record(f"unias_{preset} openvino against {against}, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
+
+
+def stepper(preset: str, plain: bool, batch: int) -> Callable[[], None]:
+    """One training step; ours starts from stored features."""
+    model = build(preset, plain).train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, loss = torch.optim.AdamW(parameters, fused=not plain), UniASLoss()
+    images = torch.randn(batch, 3, 224, 224)
+    features = model.backbone(images)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(*model.reconstruct(model.backbone(images) if plain else features)).backward()
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+
+    return step
+
+
+def training(preset: str, batch: int, runs: int) -> None:
+    """Seconds per image of a training step."""
+    seconds = in_turns([stepper(preset, plain, batch) for plain in (True, False)], runs) / batch
+    record(f"unias_{preset} training step, batch {batch}", seconds[:, 0], seconds[:, 1], "s/image")
+
+
+def training_memory(preset: str, batch: int) -> None:
+    """Peak memory of two training steps above that of the built model, each in a process of its own."""
+    peaks = []
+    for plain in (True, False):
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.speed",
+            "--memory-of",
+            preset,
+            str(plain),
+            str(batch),
+        ]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+    record(f"unias_{preset} training memory, batch {batch}", np.array(peaks[0]), np.array(peaks[1]), "MB")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        preset, plain, batch = options.memory_of
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step = stepper(preset, plain == "True", int(batch))
+        step()
+        step()
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    OUTPUT.unlink(missing_ok=True)
+    cost()
+    for batch in (1, 8):
+        latency("lite", batch, runs=40 // batch)
+    latency("b4", 1, runs=10)
+    training("lite", 8, runs=5)
+    training("b4", 4, runs=2)
+    training_memory("lite", 8)
+    training_memory("b4", 4)
+    print(f"Written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()
