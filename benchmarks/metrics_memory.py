@@ -18,6 +18,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -133,7 +134,9 @@ def measure_here(implementation: str, images: int) -> dict[str, float]:
 def measure(implementation: str, images: int, limit_gb: float) -> dict[str, float] | None:
     """Run one implementation in a process of its own; ``None`` if it was stopped."""
     command = [sys.executable, "-m", "benchmarks.metrics_memory", "--measure", implementation, "--images", str(images)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Large freed blocks go back to the system at once: otherwise the peak shows what the allocator keeps.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         while process.poll() is None:
             if memory_mb("VmRSS", process.pid) > limit_gb * 1024:
                 process.kill()

@@ -35,6 +35,7 @@ TRAINER_ARGUMENTS = {
     "lr_schedule",
     "gradient_clip_norm",
     "training_steps",
+    "principal_component_start",
     "flatten_cosine",
     "feature_cache",
 }
