@@ -1,6 +1,6 @@
 """Quality of variants of the lite preset: one model for all categories, several seeds.
 
-    python -m benchmarks.recipe --data DIR --variant "" --variant feature_scaling=false --seeds 0 1 2 --steps 200
+    python -m benchmarks.recipe --data DIR --variant "" --variant feature_scaling=none --seeds 0 1 2 --steps 200
 
 DIR holds categories in the layout of MVTec AD. A variant is a list of constructor arguments, ``name=value,...``, that
 replace those of ``configs/model/unias_lite.yaml``; the empty one is the preset itself. Each run is appended to the

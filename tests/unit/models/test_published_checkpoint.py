@@ -48,7 +48,7 @@ def lukemelas(key: str) -> str:
 @pytest.fixture(scope="module")
 def model() -> UniASModel:
     torch.manual_seed(0)
-    return UniASModel(pre_trained=False, feature_scaling=False).eval()
+    return UniASModel(pre_trained=False, feature_scaling="none").eval()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_every_parameter_has_a_published_name(published, model):
 
 def test_converted_model_is_the_same(file, model, backbone):
     torch.manual_seed(5)
-    other = UniASModel(pre_trained=False, feature_scaling=False).eval()
+    other = UniASModel(pre_trained=False, feature_scaling="none").eval()
     load_published_checkpoint(other, file())
     for key, tensor in model.decoder.state_dict().items():
         assert torch.equal(tensor, other.decoder.state_dict()[key]), key
@@ -119,7 +119,7 @@ def test_unused_tail_is_left_out(file):
 
 
 def test_without_a_backbone_the_own_one_stays(file, published):
-    other = UniASModel(pre_trained=False, feature_scaling=False)
+    other = UniASModel(pre_trained=False, feature_scaling="none")
     before = other.backbone.network.conv_stem.weight.clone()
     load_published_checkpoint(other, file(published))
     assert torch.equal(other.backbone.network.conv_stem.weight, before)
@@ -149,4 +149,4 @@ def test_unknown_and_missing_names_are_listed(file, published, backbone):
     with pytest.raises(
         PublishedCheckpointError, match=r"missing: decoder.norm.weight; of another shape: decoder.norm.bias"
     ):
-        load_published_checkpoint(UniASModel(pre_trained=False, feature_scaling=False), file(part))
+        load_published_checkpoint(UniASModel(pre_trained=False, feature_scaling="none"), file(part))

@@ -46,7 +46,7 @@ def build(**changes) -> UniASModel:
         {"jitter_scale": 0.0},
         {"reconstruction_head": "transposed"},
         {"blur_maps": False},
-        {"feature_scaling": False},
+        {"feature_scaling": "none"},
         {"pixel_decoder_fusion": False},
         {"image_score": "std"},
         {"image_score": "top"},
@@ -138,15 +138,20 @@ def test_backbone_stays_frozen():
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.backbone.state_dict().items())
 
 
-def test_scaler_brings_channels_to_unit_mean_square():
-    model = build()
+@pytest.mark.parametrize(("scaling", "equality"), [("level", 0), ("balanced", 0.5), ("channel", 1)])
+def test_scaler_brings_levels_to_unit_mean_square(scaling, equality):
+    model = build(feature_scaling=scaling)
     features = model.backbone(IMAGES)
-    model.scaler.fit([feature.square().mean(dim=(0, 2, 3)) for feature in features])
-    for feature in model.scaler(features):
-        mean_square = feature.square().mean(dim=(0, 2, 3))
-        # Channels that hardly ever fire are not blown up: they stay below one.
-        assert mean_square.max() <= 1.001
-        assert mean_square.median() == pytest.approx(1, rel=1e-3)
+    before = [feature.square().mean(dim=(0, 2, 3)) for feature in features]
+    model.scaler.fit(before)
+    for feature, was in zip(model.scaler(features), before, strict=True):
+        now = feature.square().mean(dim=(0, 2, 3))
+        # Channels that hardly ever fire are not blown up.
+        used = was > 1e-3 * was.mean()
+        torch.testing.assert_close(
+            (now / now.max())[used], ((was / was.max()) ** (1 - equality))[used], rtol=0.01, atol=0
+        )
+        assert 0.3 < now.mean() <= 1.001
 
 
 def test_gradients_come_from_every_level_of_the_loss():

@@ -178,7 +178,7 @@ def save_as_lightning_checkpoint(published: str | Path, output: str | Path) -> N
 
     from .lightning_model import UniAS
 
-    model = UniAS(pre_trained=False, feature_scaling=False)
+    model = UniAS(pre_trained=False, feature_scaling="none")
     load_published_checkpoint(model.model, published, backbone_required=True)
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.strategy.connect(model)

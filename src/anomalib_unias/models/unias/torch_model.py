@@ -15,6 +15,9 @@ from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
 
 ImageScore = Literal["max", "std", "top"]
+FeatureScaling = Literal["none", "level", "balanced", "channel"]
+
+_EQUALITY: dict[str, float | None] = {"none": None, "level": 0.0, "balanced": 0.5, "channel": 1.0}
 
 
 class UniASModel(nn.Module):
@@ -46,8 +49,9 @@ class UniASModel(nn.Module):
         reconstruction_head (ReconstructionHead): ``"resize"`` as in the published code, ``"transposed"`` as in
             the paper. Defaults to ``"resize"``.
         blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
-        feature_scaling (bool): Whether channels are scaled to unit mean square, see :class:`FeatureScaler`.
-            Defaults to ``True``.
+        feature_scaling (FeatureScaling): ``"none"`` as in the paper, ``"level"`` scales each level to unit mean
+            square, ``"channel"`` each channel, ``"balanced"`` goes half the way between the two.
+            Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
             deep; ``None`` for 1 as in the paper. Defaults to ``None``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
@@ -79,13 +83,16 @@ class UniASModel(nn.Module):
         jitter_probability: float = 0.5,
         reconstruction_head: ReconstructionHead = "resize",
         blur_maps: bool = True,
-        feature_scaling: bool = True,
+        feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
         image_score: ImageScore = "max",
     ) -> None:
         super().__init__()
         if image_score not in {"max", "std", "top"}:
             msg = f"image_score must be 'max', 'std' or 'top', got {image_score!r}."
+            raise ValueError(msg)
+        if feature_scaling not in _EQUALITY:
+            msg = f"feature_scaling must be one of {list(_EQUALITY)}, got {feature_scaling!r}."
             raise ValueError(msg)
         self.image_size = image_size
         self.image_score = image_score
@@ -95,7 +102,8 @@ class UniASModel(nn.Module):
         patch_sizes = [self.backbone.strides[-1] // stride for stride in self.backbone.strides]
         reconstructed = [levels is None or level in levels for level in self.backbone.levels]
 
-        self.scaler = FeatureScaler(self.backbone.channels) if feature_scaling else None
+        equality = _EQUALITY[feature_scaling]
+        self.scaler = None if equality is None else FeatureScaler(self.backbone.channels, equality)
         self.filter = FeatureFilter(self.backbone.channels)
         self.jitter = FeatureJitter(jitter_scale, jitter_probability)
         self.decoder = UniASDecoder(

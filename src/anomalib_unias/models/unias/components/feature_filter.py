@@ -8,18 +8,21 @@ from torch import nn
 
 
 class FeatureScaler(nn.Module):
-    """Bring every channel of every level to unit root mean square over the training images.
+    """Bring every level to unit mean square over the training images.
 
     Without it the shallow levels of some backbones are so large that the squared error of the loss
     hides its cosine term. Not part of the paper. Does nothing until it is fitted.
 
     Args:
         channels (Sequence[int]): Channels of each level.
+        equality (float): How far the channels of a level are brought to the same size: 0 keeps their
+            proportions, 1 makes them equal. Defaults to ``1.0``.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], equality: float = 1.0) -> None:
         super().__init__()
         self.num_levels = len(channels)
+        self.equality = equality
         self.fitted: torch.Tensor
         self.register_buffer("fitted", torch.tensor(False))
         for index, count in enumerate(channels):
@@ -45,8 +48,9 @@ class FeatureScaler(nn.Module):
         """
         for index, mean_square in enumerate(mean_squares):
             # A dead channel must not be blown up: its scale is bounded by that of its level.
-            floor = 1e-4 * mean_square.mean()
-            getattr(self, f"scale_{index}").copy_(mean_square.clamp_min(floor).clamp_min(1e-12).rsqrt())
+            bounded = mean_square.clamp_min(1e-4 * mean_square.mean()).clamp_min(1e-12)
+            scale = bounded ** (-self.equality / 2)
+            getattr(self, f"scale_{index}").copy_(scale / (bounded * scale.square()).mean().sqrt())
         self.fitted.fill_(True)
 
 
