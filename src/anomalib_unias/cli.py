@@ -25,5 +25,7 @@ def main() -> None:
     """Entry point of ``anomalib-unias``."""
     from jsonargparse import auto_cli
 
+    from anomalib_unias.deploy.commands import inspect, parity
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    auto_cli({"convert": convert}, as_positional=True)
+    auto_cli({"convert": convert, "inspect": inspect, "parity": parity}, as_positional=True)

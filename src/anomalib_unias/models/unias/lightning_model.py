@@ -7,6 +7,7 @@ import inspect
 import logging
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,30 +20,43 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from platformdirs import user_cache_path
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
+from anomalib_unias.data.feature_cache import (
+    FeatureCacheError,
+    FeatureDataset,
+    cached_features,
+    is_deterministic,
+    weights_identity,
+)
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
+from anomalib_unias.pre_processing import ExportableResize, exportable_transform
 
 from .checkpoint import check_architecture, resize_positions
 from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
+from .components.principal_components import start_from_principal_components
+from .export import QuantizableExport
 from .loss import UniASLoss
-from .torch_model import ImageScore, UniASModel
+from .torch_model import FeatureScaling, ImageScore, UniASModel
 
 logger = logging.getLogger(__name__)
 
 LRSchedule = Literal["step", "one_cycle"]
+FeatureCache = Literal["disk", "memory", "off"]
 
 _DEFAULT_SIZE = (224, 224)
 _SCALING_BATCHES = 32
+_COMPONENT_BATCHES = 8
 _RNG_KEY = "anomalib_unias_rng_state"
 _SIZE_KEY = "anomalib_unias_image_size"
 
 
-class UniAS(AnomalibModule):
+class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One model that segments the anomalies of many products.
 
     The features of a frozen network are reconstructed by a multi-level hybrid decoder that has only seen
@@ -64,8 +78,8 @@ class UniAS(AnomalibModule):
             in the text of the paper. Defaults to ``True``.
         dropout (float): Dropout in the transformer layers. Defaults to ``0.1``.
         sample_aware_query (bool): Whether the query is re-weighted by the image. Defaults to ``True``.
-        local_block (LocalBlock): ``"mgg"`` full, ``"ungated"``, one ``"conv"``, or ``"none"``.
-            Defaults to ``"mgg"``.
+        local_block (LocalBlock): ``"mgg"`` full, ``"light"`` at a tenth of the cost, ``"ungated"``, one
+            ``"conv"``, or ``"none"``. Defaults to ``"mgg"``.
         channel_branch (bool): Whether decoder steps also attend between channels. Defaults to ``True``.
         neighbor_mask_size (int): Side of the window that spatial attention must not use, odd, 0 for none.
             Defaults to ``7``.
@@ -74,8 +88,13 @@ class UniAS(AnomalibModule):
         reconstruction_head (ReconstructionHead): ``"resize"`` as in the published code, ``"transposed"`` as in
             the paper. Defaults to ``"resize"``.
         blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
-        feature_scaling (bool): Whether channels are scaled to unit mean square over training images; the
-            paper does not. Defaults to ``True``.
+        feature_scaling (FeatureScaling): ``"none"`` as in the paper, ``"level"`` scales each level to unit mean
+            square over training images, ``"channel"`` each channel, ``"balanced"`` goes half the way between the
+            two. Defaults to ``"balanced"``.
+        level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
+            deep; ``None`` for 1 as in the paper. Defaults to ``None``.
+        principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
+            components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
             ``"top"`` 1 % of pixels. Defaults to ``"max"``.
         flatten_cosine (bool): One cosine per image instead of one per pixel in the loss.
@@ -88,6 +107,10 @@ class UniAS(AnomalibModule):
             Defaults to ``0.1``.
         training_steps (int): Length of a run for which the trainer is given none of ``max_steps``,
             ``max_epochs`` and ``max_time``. Defaults to ``10_000``.
+        feature_cache (FeatureCache): Where the features of the training images are kept after they have been
+            computed once: ``"disk"``, a file below the cache folder of the user, ``"memory"``, or ``"off"``. Random
+            augmentations, and runs that are too short to see every image, switch it off.
+            Defaults to ``"disk"``.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, and the statistics of the backbone.
         post_processor (PostProcessor | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``.
@@ -125,7 +148,9 @@ class UniAS(AnomalibModule):
         jitter_probability: float = 0.5,
         reconstruction_head: ReconstructionHead = "resize",
         blur_maps: bool = True,
-        feature_scaling: bool = True,
+        feature_scaling: FeatureScaling = "balanced",
+        level_weights: Sequence[float] | None = None,
+        principal_component_start: bool = False,
         image_score: ImageScore = "max",
         flatten_cosine: bool = False,
         learning_rate: float = 1e-4,
@@ -133,6 +158,7 @@ class UniAS(AnomalibModule):
         lr_schedule: LRSchedule = "step",
         gradient_clip_norm: float = 0.1,
         training_steps: int = 10_000,
+        feature_cache: FeatureCache = "disk",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -149,11 +175,16 @@ class UniAS(AnomalibModule):
         if lr_schedule not in {"step", "one_cycle"}:
             msg = f"lr_schedule must be 'step' or 'one_cycle', got {lr_schedule!r}."
             raise ValueError(msg)
+        if feature_cache not in {"disk", "memory", "off"}:
+            msg = f"feature_cache must be 'disk', 'memory' or 'off', got {feature_cache!r}."
+            raise ValueError(msg)
+        self.feature_cache = feature_cache
         # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self._resolve_image_size(image_size)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
+        self.principal_component_start = principal_component_start
         self.gradient_clip_norm = gradient_clip_norm
         self.training_steps = training_steps
 
@@ -177,6 +208,7 @@ class UniAS(AnomalibModule):
             reconstruction_head=reconstruction_head,
             blur_maps=blur_maps,
             feature_scaling=feature_scaling,
+            level_weights=level_weights,
             image_score=image_score,
         )
         self.loss = UniASLoss(flatten_cosine=flatten_cosine)
@@ -196,8 +228,8 @@ class UniAS(AnomalibModule):
             PreProcessor: For images in [0, 1].
         """
         mean, std = backbone_statistics(backbone)
-        size = list(image_size or _DEFAULT_SIZE)
-        return PreProcessor(transform=Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
+        size = image_size or _DEFAULT_SIZE
+        return PreProcessor(transform=Compose([ExportableResize(size), Normalize(mean=mean, std=std)]))
 
     def configure_post_processor(self) -> OrderPreservingPostProcessor:
         """Normalise scores so that a strong defect and a very strong one stay apart.
@@ -217,12 +249,23 @@ class UniAS(AnomalibModule):
         return UnifiedEvaluator()
 
     def on_fit_start(self) -> None:
-        """Refuse an empty training set.
+        """Refuse an empty training set, and compute the frozen features of the others once.
 
         Raises:
             ValueError: If there is no image to learn from.
         """
-        datamodule = getattr(self.trainer, "datamodule", None)
+        self._check_training_set()
+        self._cache_features()
+
+    def on_fit_end(self) -> None:
+        """Give the data module its images back."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        dataset = getattr(datamodule, "train_data", None)
+        if isinstance(dataset, FeatureDataset):
+            datamodule.train_data = dataset.images
+
+    def _check_training_set(self) -> None:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         dataset = getattr(datamodule, "train_data", None)
         if datamodule is not None and dataset is not None and len(dataset) == 0:
             msg = (
@@ -230,6 +273,45 @@ class UniAS(AnomalibModule):
                 "from. Check its root, category and split arguments."
             )
             raise ValueError(msg)
+
+    def _cache_features(self) -> None:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        dataset = getattr(datamodule, "train_data", None)
+        if isinstance(dataset, FeatureDataset):  # a run that failed has left it
+            dataset = datamodule.train_data = dataset.images
+        if self.feature_cache == "off" or dataset is None or not is_deterministic(dataset):
+            return
+        if self._images_to_see(datamodule) <= len(dataset):
+            return
+        folder = user_cache_path("anomalib_unias") / "features" if self.feature_cache == "disk" else None
+        backbone = self.model.backbone
+        identity = f"{weights_identity(backbone)} {backbone.levels} {backbone.strides} {self.pre_processor}"
+        with torch.random.fork_rng():
+            try:
+                datamodule.train_data = cached_features(
+                    dataset, self._frozen_features, identity, folder=folder, num_workers=datamodule.num_workers
+                )
+            except FeatureCacheError as error:
+                logger.warning("%s Training computes them in every step instead.", error)
+
+    def _frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        images = images.to(self.device)
+        return self.model.backbone(self.pre_processor(images) if self.pre_processor else images)
+
+    def _images_to_see(self, datamodule: Any) -> float:
+        """Number of images that the run draws, repeated ones included, as far as it is known."""
+        trainer = self.trainer
+        seen = math.inf
+        if trainer.max_steps not in {-1, None}:
+            seen = (
+                trainer.max_steps * datamodule.train_batch_size * trainer.accumulate_grad_batches * trainer.world_size
+            )
+        if trainer.max_epochs not in {-1, None}:
+            limit = trainer.limit_train_batches
+            images = len(datamodule.train_data)
+            epoch = limit * datamodule.train_batch_size if isinstance(limit, int) else images * limit
+            seen = min(seen, trainer.max_epochs * min(epoch, images))
+        return seen
 
     def on_train_epoch_start(self) -> None:
         """Go on with the random numbers of a resumed run where the interrupted run would have."""
@@ -243,31 +325,42 @@ class UniAS(AnomalibModule):
             iter(loop._data_fetcher)
 
     def on_train_start(self) -> None:
-        """Prepare the CPU, and take the feature scales from training images, once."""
+        """Prepare the CPU, and take what is learnt from statistics of training images, once."""
         # Gradients that underflow are zeros to the optimiser, but a CPU computes with denormal numbers many
         # times slower.
         torch.set_flush_denormal(True)
-        self._fit_scaler()
+        self._learn_statistics()
 
     def on_train_end(self) -> None:
         """Leave the CPU as it was."""
         torch.set_flush_denormal(False)
 
-    def _fit_scaler(self) -> None:
+    def _learn_statistics(self) -> None:
+        """Scale the features, and start from their principal components."""
         scaler = self.model.scaler
-        if scaler is None or scaler.fitted:
+        scales = scaler is not None and not scaler.fitted
+        starts = self.principal_component_start and self.trainer.global_step == 0
+        if not scales and not starts:
             return
         sums = [torch.zeros(count, device=self.device) for count in self.model.backbone.channels]
-        batches = 0
-        with torch.random.fork_rng():
-            for batch in self.trainer.train_dataloader or ():
-                images = self.pre_processor(batch.image.to(self.device)) if self.pre_processor else batch.image
-                for total, feature in zip(sums, self.model.backbone(images), strict=True):
+        batches, examples = 0, []
+        with torch.random.fork_rng(), torch.no_grad():
+            for batch in islice(self.trainer.train_dataloader or (), _SCALING_BATCHES):
+                features = self._stored_features(batch) or self._frozen_features(batch.image)
+                for total, feature in zip(sums, features, strict=True):
                     total += feature.square().mean(dim=(0, 2, 3))
+                if batches < _COMPONENT_BATCHES:
+                    examples.append(features)
                 batches += 1
-                if batches == _SCALING_BATCHES:
-                    break
-        scaler.fit([self.trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums])
+            if scaler is not None and scales:
+                means = (self.trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
+                scaler.fit([torch.as_tensor(mean) for mean in means])
+            if starts:
+                inputs, targets = self.model.decoder_inputs([torch.cat(level) for level in zip(*examples, strict=True)])
+                start_from_principal_components(self.model.decoder, inputs, targets)
+                # Every process has seen other images.
+                state = self.trainer.strategy.broadcast(self.model.decoder.state_dict())
+                self.model.decoder.load_state_dict(state)
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Reconstruct the features of normal images.
@@ -284,7 +377,9 @@ class UniAS(AnomalibModule):
             FloatingPointError: If the loss is not finite; the message names the images.
         """
         del args, kwargs
-        targets, reconstructions = self.model(batch.image)
+        targets, reconstructions = self.model.reconstruct(
+            self._stored_features(batch) or self.model.backbone(batch.image)
+        )
         loss = self.loss(targets, reconstructions)
         if not torch.isfinite(loss):
             msg = (
@@ -294,6 +389,10 @@ class UniAS(AnomalibModule):
             raise FloatingPointError(msg)
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(targets[0]))
         return {"loss": loss}
+
+    def _stored_features(self, batch: ImageBatch) -> list[torch.Tensor] | None:
+        rows = getattr(batch, "features", None)
+        return None if rows is None else self.model.backbone.unflatten(rows.to(self.device), self.model.image_size)
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict score and map, from which thresholds and normalisation are taken.
@@ -462,7 +561,7 @@ class UniAS(AnomalibModule):
             else step
             for step in cast("Compose", pre_processor.transform).transforms
         ]
-        self.pre_processor = PreProcessor(transform=Compose(transforms))
+        self.pre_processor = PreProcessor(transform=exportable_transform(Compose(transforms)))
 
 
 def _given_trainer_arguments() -> dict[str, Any]:

@@ -1,0 +1,222 @@
+"""How fast are models, runtimes and precisions, from image files to answers?
+
+    python -m benchmarks.latency --models unias_lite patchcore --seconds 10
+
+Weights are random. Each row is measured in a process of its own, warm, on the same files, and appended as soon as it
+is done; rows that are there are not repeated. Columns:
+``model,backend,precision,mode,batch,images_per_second,p50_ms,p99_ms,peak_mb,size_mb``.
+The mode ``anomalib`` is anomalib's own inferencer (for ONNX Runtime, its reading of files); ``sync`` is this package's
+line with the LATENCY hint, ``async`` with the THROUGHPUT hint. ``peak_mb`` is the largest resident memory of the
+process, with the libraries; ``size_mb`` is what the exported files take. The compiled model is not taken from a cache.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from anomalib.data import Folder
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
+from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
+from anomalib.models.components import AnomalibModule
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_unias import UniAS
+from anomalib_unias.deploy import ThroughputInferencer
+from anomalib_unias.deploy.predictions import FULL_PRECISION, onnxruntime_session, pixels_of
+from anomalib_unias.pre_processing import make_exportable
+
+COLUMNS = ["model", "backend", "precision", "mode", "batch"]
+COLUMNS += ["images_per_second", "p50_ms", "p99_ms", "peak_mb", "size_mb"]
+KEY = COLUMNS[:5]
+LITE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
+WARM_UP = 5
+COMPRESSIONS = {
+    "fp32": None,
+    "fp16": CompressionType.FP16,
+    "int8": CompressionType.INT8,
+    "int8_ptq": CompressionType.INT8_PTQ,
+}
+# One per cent of 28 x 28 patches of the 530 training images of four categories.
+PATCHCORE_BANK = 4155
+
+
+def _unias_lite() -> AnomalibModule:
+    arguments = yaml.safe_load(LITE.read_text())["model"]["init_args"]
+    return UniAS(**arguments | {"pre_trained": False})
+
+
+def _patchcore() -> AnomalibModule:
+    model = Patchcore(pre_trained=False, pre_processor=Patchcore.configure_pre_processor((224, 224)))
+    width = sum(model.model.feature_extractor.out_dims)
+    model.model.memory_bank = torch.rand(PATCHCORE_BANK, width)
+    return model
+
+
+def _padim() -> AnomalibModule:
+    model = Padim(pre_trained=False)
+    side = model.input_size[0] // 4
+    model.model.gaussian.fit(torch.rand(4, model.model.n_features, side, side))
+    return model
+
+
+MODELS: dict[str, Callable[[], AnomalibModule]] = {
+    "unias_lite": _unias_lite,
+    "unias_b4": lambda: UniAS(pre_trained=False),
+    "patchcore": _patchcore,
+    "padim": _padim,
+    "stfpm": Stfpm,
+    "supersimplenet": Supersimplenet,
+    "efficient_ad_s": EfficientAd,
+    "reverse_distillation": lambda: ReverseDistillation(pre_trained=False),
+}
+
+
+def build(name: str) -> AnomalibModule:
+    """Model with random weights, made-up thresholds, and resizing as in training."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    make_exportable(model)
+    for buffer in model.post_processor.buffers():
+        buffer.nan_to_num_(0.5)
+    return model
+
+
+def write_images(folder: Path, size: int, count: int = 16) -> list[Path]:
+    """JPEG photographs of noise with large structures."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        coarse = Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8))
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(path, quality=90)
+    return paths
+
+
+def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Path:
+    """Export once; the file if it is there."""
+    folder = work / name / precision
+    path = folder / "weights" / kind / {"torch": "model.pt", "onnx": "model.onnx", "openvino": "model.xml"}[kind]
+    if path.exists():
+        return path
+    model = build(name)
+    if kind == "torch":
+        return model.to_torch(folder)
+    if kind == "onnx":
+        return model.to_onnx(folder)
+    data = Folder(name="noise", root=images.parent, normal_dir=images.name, num_workers=0, val_split_mode="from_train")
+    return model.to_openvino(folder, compression_type=COMPRESSIONS[precision], datamodule=data)
+
+
+def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator[float]:
+    """Milliseconds of one image after the other, for ever."""
+    if backend == "openvino" and mode != "anomalib":
+        hint = "throughput" if mode == "async" else "latency"
+        line = ThroughputInferencer(path, hint=hint, cache_dir=path.parent / "cache")
+        if mode == "async":
+            yield from (result.milliseconds for result in line.inspect(cycle(images)))
+        predict: Callable[[Path], object] = line.predict
+    elif backend == "openvino":
+        os.chdir(path.parent)
+        predict = OpenVINOInferencer(path.resolve(), "CPU", dict(FULL_PRECISION)).predict
+    elif backend == "torch":
+        os.environ["TRUST_REMOTE_CODE"] = "1"
+        predict = torch.no_grad()(TorchInferencer(path, device="cpu").predict)
+    else:
+        session = onnxruntime_session(path)
+        predict = lambda image: session(pixels_of(image))  # noqa: E731
+    for image in cycle(images):
+        started = time.perf_counter()
+        predict(image)
+        yield 1000 * (time.perf_counter() - started)
+
+
+def measure(row: dict[str, str], path: Path, images: list[Path], seconds: float) -> dict[str, object]:
+    """Measure one row in this process."""
+    source = answers(row["backend"], row["mode"], path.resolve(), [image.resolve() for image in images])
+    for _ in range(WARM_UP):
+        next(source)
+    times, started = [], time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds or len(times) < WARM_UP:
+        times.append(next(source))
+    size = sum(file.stat().st_size for file in path.parent.glob("model*") if file.is_file())
+    return row | {
+        "images_per_second": round(len(times) / elapsed, 3),
+        "p50_ms": round(float(np.percentile(times, 50)), 2),
+        "p99_ms": round(float(np.percentile(times, 99)), 2),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "size_mb": round(size / 2**20, 2),
+    }
+
+
+def rows_of(model: str) -> Iterator[tuple[dict[str, str], str]]:
+    """Rows of a model, and what is exported for them."""
+    for backend, kind in (("torch", "torch"), ("onnxruntime", "onnx")):
+        yield {"model": model, "backend": backend, "precision": "fp32", "mode": "anomalib", "batch": "1"}, kind
+    for precision in COMPRESSIONS:
+        for mode in ("anomalib", "sync", "async"):
+            yield (
+                {"model": model, "backend": "openvino", "precision": precision, "mode": mode, "batch": "1"},
+                "openvino",
+            )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--precisions", nargs="+", choices=list(COMPRESSIONS), default=list(COMPRESSIONS))
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each row")
+    parser.add_argument("--image_size", type=int, default=700)
+    parser.add_argument("--work", type=Path, default=Path("results/latency"), help="folder for exports")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency.csv"))
+    parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    images = write_images(options.work / f"images_{options.image_size}", options.image_size)
+    if options.row:
+        print(json.dumps(measure(options.row, options.path, images, options.seconds)))
+        return
+    for model in options.models:
+        for row, kind in rows_of(model):
+            if row["precision"] in options.precisions and not is_done(row, options.output):
+                path = export(model, row["precision"], kind, options.work, images[0].parent)
+                command = [sys.executable, "-m", "benchmarks.latency", "--row", json.dumps(row), "--path", path]
+                command += ["--seconds", str(options.seconds), "--image_size", str(options.image_size)]
+                command += ["--work", options.work]
+                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                frame = pd.DataFrame([json.loads(found.splitlines()[-1])])[COLUMNS]
+                frame.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
+    show(options.output)
+
+
+def is_done(row: dict[str, str], output: Path) -> bool:
+    """Whether the output has this row."""
+    if not output.exists():
+        return False
+    done = pd.read_csv(output, dtype=str)
+    return bool((done[KEY] == pd.Series(row)[KEY]).all(axis=1).any())
+
+
+def show(output: Path) -> None:
+    """Print all rows."""
+    table = Table(*COLUMNS, title=str(output))
+    for values in pd.read_csv(output, dtype=str).itertuples(index=False):
+        table.add_row(*values)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

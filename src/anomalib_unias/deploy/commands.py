@@ -1,0 +1,82 @@
+"""Commands about exported models."""
+
+from pathlib import Path
+from typing import Literal
+
+from anomalib.data import AnomalibDataModule
+from anomalib.data.utils import get_image_filenames
+from anomalib.models.components import AnomalibModule
+from rich.console import Console
+
+from anomalib_unias.deploy.inspection import run_inspection
+from anomalib_unias.deploy.parity import check_export_parity
+from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
+
+
+def inspect(
+    model: Path,
+    source: Path,
+    output: Path | None = None,
+    overlays: Path | None = None,
+    watch: bool = False,
+    resume: bool = False,
+    device: str = "CPU",
+    hint: Literal["throughput", "latency"] = "throughput",
+    readers: int = 2,
+) -> None:
+    """Inspect a folder, a list, a video or an image with an exported model: one JSON line for each image.
+
+    Ends with 1 if an image could not be inspected. SIGINT and SIGTERM end it after the images that were begun.
+
+    Args:
+        model (Path): Export of anomalib, ``*.xml`` or ``*.onnx``.
+        source (Path): Folder, text file ``*.txt`` with a path per line, video, or image.
+        output (Path | None): File for the lines. Defaults to ``None``: the standard output.
+        overlays (Path | None): Folder for pictures of the regions. Defaults to ``None``: none.
+        watch (bool): Wait for images that are added to the folder. Defaults to ``False``.
+        resume (bool): Go on with an output, leaving out the images that have a result. Defaults to ``False``.
+        device (str): Device of OpenVINO. Defaults to ``"CPU"``.
+        hint (Literal["throughput", "latency"]): Several images at a time, or one. Defaults to ``"throughput"``.
+        readers (int): Threads that read files. Defaults to ``2``.
+    """
+    line = ThroughputInferencer(model, device=device, hint=hint, readers=readers)
+    errors = run_inspection(line, source, output=output, overlays=overlays, watch=watch, resume=resume)
+    raise SystemExit(1 if errors else 0)
+
+
+def parity(
+    *,
+    model: AnomalibModule,
+    data: AnomalibDataModule | None = None,
+    images: Path | None = None,
+    ckpt_path: Path | None = None,
+    calibration: str | None = None,
+    tolerance: float = 1e-3,
+    limit: int | None = None,
+    output: Path | None = None,
+) -> None:
+    """Tell whether a trained model gives the same answer in training and after export, and what differs if not.
+
+    Ends with 1 if it does not.
+
+    Args:
+        model (AnomalibModule): Class of the model, and its arguments.
+        data (AnomalibDataModule | None): Its test images are compared. Defaults to ``None``.
+        images (Path | None): Or else a folder of images. Defaults to ``None``.
+        ckpt_path (Path | None): Checkpoint of the model. Defaults to ``None``.
+        calibration (str | None): Name for the report. Defaults to ``None``: the class of the post-processor.
+        tolerance (float): Largest difference that counts as the same answer. Defaults to ``1e-3``.
+        limit (int | None): Use at most this many images. Defaults to ``None``: all.
+        output (Path | None): CSV file to append to. Defaults to ``None``.
+    """
+    files = data if images is None else get_image_filenames(images)
+    if files is None or (data is not None and images is not None):
+        msg = "Give either data, a datamodule, or images, a folder."
+        raise ValueError(msg)
+    if ckpt_path is not None:
+        model = type(model).load_from_checkpoint(ckpt_path)
+    report = check_export_parity(model, files, calibration=calibration, tolerance=tolerance, limit=limit)
+    Console().print(report.table())
+    if output is not None:
+        report.write(output)
+    raise SystemExit(0 if report.passed else 1)

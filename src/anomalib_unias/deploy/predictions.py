@@ -1,0 +1,266 @@
+"""Predictions for image files from every way to run a model of anomalib."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch, PredictDataset
+from anomalib.data.utils import read_image
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+
+FULL_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+"""OpenVINO computes in bfloat16 on a CPU that can, unless told otherwise, and a model file cannot tell it."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image.
+
+    Args:
+        score (float): Image score.
+        label (bool | None): Whether it is anomalous; ``None`` if the model does not say.
+        anomaly_map (np.ndarray | None): ``(H, W)``; ``None`` if the model has none.
+    """
+
+    score: float
+    label: bool | None
+    anomaly_map: np.ndarray | None
+
+
+Predictions = dict[str, Prediction]
+"""By image path."""
+
+
+def predict_by_lightning_test(model: AnomalibModule, datamodule: AnomalibDataModule, root: Path) -> Predictions:
+    """Predict the test images of a datamodule by ``Engine.test``.
+
+    Args:
+        model (AnomalibModule): Trained model.
+        datamodule (AnomalibDataModule): Its test set is used.
+        root (Path): Folder for what the engine writes.
+
+    Returns:
+        Predictions: By image path.
+    """
+    collector = _Collector()
+    with _without_output(model):
+        _engine(root, collector).test(model, datamodule=datamodule, verbose=False)
+    return collector.collected()
+
+
+def predict_by_lightning(model: AnomalibModule, files: Sequence[Path], root: Path) -> Predictions:
+    """Predict image files by ``Engine.predict``, one at a time.
+
+    Args:
+        model (AnomalibModule): Trained model.
+        files (Sequence[Path]): Images of any size.
+        root (Path): Folder for what the engine writes.
+
+    Returns:
+        Predictions: By image path.
+    """
+    dataset = PredictDataset(files[0])
+    dataset.image_filenames = list(files)
+    collector = _Collector()
+    with _without_output(model):
+        loader = DataLoader(dataset, collate_fn=dataset.collate_fn)
+        _engine(root, collector).predict(model, dataloaders=loader, return_predictions=False)
+    return collector.collected()
+
+
+def predict_by_torch(path: Path, files: Sequence[Path]) -> Predictions:
+    """Predict image files by anomalib's inferencer for torch.
+
+    Args:
+        path (Path): Export ``*.pt``. It is unpickled: use your own files only.
+        files (Sequence[Path]): Images of any size.
+
+    Returns:
+        Predictions: By image path.
+    """
+    with _trusting():
+        inferencer = TorchInferencer(path, device="cpu")
+    with torch.no_grad():
+        return {str(file): _from_batch(inferencer.predict(file))[0] for file in files}
+
+
+def predict_by_openvino(path: Path, files: Sequence[Path], config: Mapping[str, Any]) -> Predictions:
+    """Predict image files by anomalib's inferencer for OpenVINO.
+
+    Args:
+        path (Path): Export ``*.xml``.
+        files (Sequence[Path]): Images of any size.
+        config (Mapping[str, Any]): Configuration of OpenVINO.
+
+    Returns:
+        Predictions: By image path.
+    """
+    with _inside(path.parent):
+        inferencer = OpenVINOInferencer(path.resolve(), device="CPU", config=dict(config))
+    return {str(file): _from_batch(inferencer.predict(file))[0] for file in files}
+
+
+def predict_by_onnxruntime(path: Path, files: Sequence[Path]) -> Predictions:
+    """Predict image files by ONNX Runtime.
+
+    Args:
+        path (Path): Export ``*.onnx``.
+        files (Sequence[Path]): Images of any size.
+
+    Returns:
+        Predictions: By image path.
+    """
+    run = onnxruntime_session(path)
+    return {str(file): prediction_of(run(pixels_of(file))) for file in files}
+
+
+def onnxruntime_session(path: Path) -> Any:
+    """Load an ONNX file.
+
+    Args:
+        path (Path): Export ``*.onnx``.
+
+    Returns:
+        Any: Function from the input ``(B, 3, H, W)`` to a dictionary of outputs.
+
+    Raises:
+        ModuleNotFoundError: If ONNX Runtime is not installed.
+    """
+    onnxruntime = import_module("onnxruntime")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    source = session.get_inputs()[0].name
+    return lambda pixels: dict(zip(names, session.run(None, {source: pixels}), strict=True))
+
+
+def pixels_of(file: Path) -> np.ndarray:
+    """Read an image as anomalib's inferencer for OpenVINO does.
+
+    Args:
+        file (Path): Any image that anomalib reads.
+
+    Returns:
+        np.ndarray: ``(1, 3, H, W)`` in [0, 1].
+    """
+    return OpenVINOInferencer.pre_process(np.asarray(read_image(file, as_tensor=False)))
+
+
+def prediction_of(outputs: Mapping[str, np.ndarray]) -> Prediction:
+    """Collect the named outputs of an exported model for one image.
+
+    Args:
+        outputs (Mapping[str, np.ndarray]): ``pred_score`` and, if the model has them, ``pred_label`` and
+            ``anomaly_map``, each for one image.
+
+    Returns:
+        Prediction: What the model says.
+    """
+    label, anomaly_map = outputs.get("pred_label"), outputs.get("anomaly_map")
+    return Prediction(
+        score=float(np.squeeze(outputs["pred_score"])),
+        label=None if label is None else bool(np.squeeze(label)),
+        anomaly_map=None if anomaly_map is None else np.squeeze(anomaly_map).astype(np.float32),
+    )
+
+
+def _from_batch(batch: Any) -> list[Prediction]:
+    """Predictions of anomalib's batch of torch tensors or numpy arrays."""
+    fields = {name: getattr(batch, name) for name in ("pred_score", "pred_label", "anomaly_map")}
+    arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
+    scores = np.atleast_1d(arrays["pred_score"].squeeze())
+    return [
+        prediction_of(
+            {
+                name: value.reshape(len(scores), *value.shape[-2:])[index]
+                if name == "anomaly_map"
+                else value.reshape(len(scores))[index]
+                for name, value in arrays.items()
+            }
+        )
+        for index in range(len(scores))
+    ]
+
+
+class _Collector(Callback):
+    """Keeps the predictions of a run of Lightning."""
+
+    def __init__(self) -> None:
+        self._predictions: Predictions = {}
+        self._batch: ImageBatch | None = None
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        """Remember the batch: the post-processor of the model comes after this callback, and changes it in place."""
+        del trainer, pl_module, args, kwargs
+        self._keep_batch()
+        self._batch = outputs
+
+    on_predict_batch_end = on_test_batch_end
+
+    def collected(self) -> Predictions:
+        """All predictions."""
+        self._keep_batch()
+        return self._predictions
+
+    def _keep_batch(self) -> None:
+        if self._batch is not None:
+            self._predictions |= dict(zip(self._batch.image_path or (), _from_batch(self._batch), strict=True))
+        self._batch = None
+
+
+def _engine(root: Path, collector: Callback) -> Engine:
+    return Engine(
+        default_root_dir=root,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[collector],
+    )
+
+
+@contextmanager
+def _without_output(model: AnomalibModule) -> Iterator[None]:
+    """Neither metrics nor pictures, and the model is left as it was."""
+    visualizer, evaluator, training = model.visualizer, model.evaluator, model.training
+    model.visualizer = model.evaluator = None
+    try:
+        yield
+    finally:
+        model.visualizer, model.evaluator = visualizer, evaluator
+        model.train(training)
+
+
+@contextmanager
+def _trusting() -> Iterator[None]:
+    """Tell anomalib that a pickled model is trusted: it was written here."""
+    before = os.environ.get("TRUST_REMOTE_CODE")
+    os.environ["TRUST_REMOTE_CODE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TRUST_REMOTE_CODE"]
+        else:
+            os.environ["TRUST_REMOTE_CODE"] = before
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Change the working directory: anomalib 2.7.0 writes the model cache of OpenVINO there."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

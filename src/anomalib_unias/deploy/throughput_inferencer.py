@@ -1,0 +1,254 @@
+"""Many images through an exported model, as fast as OpenVINO can."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino as ov
+from anomalib.data import NumpyImageBatch
+from openvino import InferRequest, Layout, PartialShape, Type
+from openvino.preprocess import PrePostProcessor
+from PIL import Image
+from platformdirs import user_cache_path
+
+from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
+from anomalib_unias.deploy.predictions import FULL_PRECISION
+from anomalib_unias.deploy.sources import ImageSource
+
+Hint = Literal["throughput", "latency"]
+AnyImage = str | Path | np.ndarray | Image.Image | ImageSource
+
+# Fields of anomalib's batch that an exported model can have among its outputs.
+_FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Result for one image.
+
+    Args:
+        source (ImageSource): The image.
+        outputs (Mapping[str, np.ndarray]): Outputs of the model by name, empty after an error.
+        pixels (np.ndarray | None): RGB ``(H, W, 3)``, uint8; ``None`` if the image could not be read.
+        milliseconds (float): Time to read the image and to compute the answer.
+        error (UnreadableImageError | None): What went wrong. Defaults to ``None``.
+    """
+
+    source: ImageSource
+    outputs: Mapping[str, np.ndarray] = field(repr=False)
+    pixels: np.ndarray | None = field(repr=False)
+    milliseconds: float
+    error: UnreadableImageError | None = None
+
+    @property
+    def batch(self) -> NumpyImageBatch:
+        """The result as anomalib's inferencers return it, for one image in [0, 1].
+
+        Raises:
+            UnreadableImageError: If there is none.
+        """
+        if self.error is not None or self.pixels is None:
+            raise self.error or UnreadableImageError(self.source.name)
+        fields: dict[str, Any] = {name: self.outputs[name] for name in _FIELDS if name in self.outputs}
+        image = self.pixels[None].astype(np.float32) / 255
+        return NumpyImageBatch(image=image, image_path=[self.source.name], **fields)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image that was read, or not."""
+
+    source: ImageSource
+    pixels: np.ndarray | None
+    error: UnreadableImageError | None
+    milliseconds: float
+
+
+class ThroughputInferencer:
+    """Runs an exported model of anomalib on a stream of images of any size.
+
+    While some images are computed, the next ones are read. Pixels go into OpenVINO as bytes; scaling and the
+    pre-processing of the model are done in there, with the same result as by anomalib's own inferencer. Results come
+    in the order of the images. At most ``requests + readers + 1`` images are in memory; the next one is taken
+    from the iterable only when a result has been taken.
+
+    Args:
+        path (str | Path): Export of anomalib, ``*.xml`` or ``*.onnx``, with any input size.
+        device (str): Device of OpenVINO. Defaults to ``"CPU"``.
+        hint (Hint): ``"throughput"`` computes several images at a time, ``"latency"`` one, with all cores.
+            Defaults to ``"throughput"``.
+        readers (int): Threads that read files. Defaults to ``2``.
+        requests (int | None): Images that are computed at a time. Defaults to ``None``: what OpenVINO finds best.
+        config (Mapping[str, Any] | None): More configuration of OpenVINO. Full precision is the default, so that
+            scores are those of training. Defaults to ``None``.
+        cache_dir (Path | None): Folder for compiled models. Defaults to ``None``: in the cache folder of the user.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ExportedModelError: If it does not take one image at a time, or has no score.
+
+    Example:
+        >>> line = ThroughputInferencer("model.xml")  # doctest: +SKIP
+        >>> for result in line.stream(["1.png", "2.png"]):  # doctest: +SKIP
+        ...     print(result.image_path, result.pred_score)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "CPU",
+        hint: Hint = "throughput",
+        readers: int = 2,
+        requests: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        if not Path(path).is_file():
+            msg = f"{path} does not exist: expected a model exported by anomalib, *.xml or *.onnx."
+            raise FileNotFoundError(msg)
+        if hint not in {"throughput", "latency"}:
+            msg = f"hint must be 'throughput' or 'latency', got {hint!r}."
+            raise ValueError(msg)
+        core = ov.Core()
+        core.set_property({"CACHE_DIR": str(cache_dir or user_cache_path("anomalib-unias") / "openvino")})
+        options = {**FULL_PRECISION, "PERFORMANCE_HINT": hint.upper(), **(config or {})}
+        self.readers = readers
+        self._compiled = core.compile_model(_with_byte_input(core.read_model(path), path), device, options)
+        self._names = [_name(output) for output in self._compiled.outputs]
+        if "pred_score" not in self._names:
+            msg = f"{path} has the outputs {self._names}, expected a 'pred_score': export the model with anomalib."
+            raise ExportedModelError(msg)
+        self.requests: int = requests or self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+
+    def predict(self, image: AnyImage) -> NumpyImageBatch:
+        """Predict one image.
+
+        Args:
+            image (AnyImage): File, PIL image, or pixels ``(H, W, 3)`` RGB or ``(H, W)`` grey, uint8.
+
+        Returns:
+            NumpyImageBatch: Of one image.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+        """
+        return next(self.stream([image]))
+
+    def stream(self, images: Iterable[AnyImage]) -> Iterator[NumpyImageBatch]:
+        """Predict images in their order.
+
+        Args:
+            images (Iterable[AnyImage]): Files, PIL images, or uint8 pixels. May be endless.
+
+        Yields:
+            NumpyImageBatch: Of one image each.
+
+        Raises:
+            UnreadableImageError: If an image cannot be read; see :meth:`inspect` to go on after it.
+        """
+        for result in self.inspect(images):
+            yield result.batch
+
+    def inspect(self, images: Iterable[AnyImage | None]) -> Iterator[Inspected]:
+        """Predict images in their order, and go on after those that cannot be read.
+
+        Args:
+            images (Iterable[AnyImage | None]): Files, PIL images, or uint8 pixels. ``None`` says that the next image
+                may take a while: all results are given out first.
+
+        Yields:
+            Inspected: A result or an error for each image.
+        """
+        free = [self._compiled.create_infer_request() for _ in range(self.requests)]
+        running: deque[tuple[_Read, InferRequest]] = deque()
+        for read in self._read_ahead(images):
+            while running and (read is None or len(running) == self.requests):
+                yield self._finish(*running.popleft(), free)
+            if read is not None:
+                request = free.pop()
+                if read.pixels is not None:
+                    request.start_async([read.pixels[None]], share_inputs=True)
+                running.append((read, request))
+        while running:
+            yield self._finish(*running.popleft(), free)
+
+    def _finish(self, read: _Read, request: InferRequest, free: list[InferRequest]) -> Inspected:
+        """Wait for an answer, and give its request back."""
+        free.append(request)
+        if read.pixels is None:
+            return Inspected(read.source, {}, None, read.milliseconds, read.error)
+        try:
+            request.wait()
+        except RuntimeError as error:
+            broken = UnreadableImageError(f"{read.source.name} cannot be computed: {error}")
+            return Inspected(read.source, {}, None, read.milliseconds, broken)
+        # The request will write its next answer into the same memory.
+        outputs = {name: tensor.data.copy() for name, tensor in zip(self._names, request.output_tensors, strict=True)}
+        return Inspected(read.source, outputs, read.pixels, read.milliseconds + request.latency)
+
+    def _read_ahead(self, images: Iterable[AnyImage | None]) -> Iterator[_Read | None]:
+        """Read images in threads, in their order."""
+        with ThreadPoolExecutor(self.readers) as pool:
+            ahead: deque[Future[_Read]] = deque()
+            for image in images:
+                while ahead and (image is None or len(ahead) > self.readers):
+                    yield ahead.popleft().result()
+                if image is None:
+                    yield None
+                else:
+                    ahead.append(pool.submit(self._read, image))
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _read(self, image: AnyImage) -> _Read:
+        started = time.perf_counter()
+        source, pixels, error = _source(image), None, None
+        try:
+            pixels = source.read()
+            self._require_size(source, pixels)
+        except UnreadableImageError as reason:
+            pixels, error = None, reason
+        return _Read(source, pixels, error, 1000 * (time.perf_counter() - started))
+
+    def _require_size(self, source: ImageSource, pixels: np.ndarray) -> None:
+        expected = self._compiled.input(0).partial_shape
+        if not expected.compatible(PartialShape([1, *pixels.shape])):
+            msg = (
+                f"{source.name} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but the model was exported for "
+                f"{expected[1]}x{expected[2]}. Export it without an input size."
+            )
+            raise UnreadableImageError(msg)
+
+
+def _source(image: AnyImage) -> ImageSource:
+    if isinstance(image, ImageSource):
+        return image
+    if isinstance(image, str | Path):
+        return ImageSource(str(image))
+    if isinstance(image, Image.Image):
+        return ImageSource("image", np.array(image.convert("RGB")))
+    return ImageSource("pixels", image)
+
+
+def _with_byte_input(model: ov.Model, path: str | Path) -> ov.Model:
+    """Let a model take one image of bytes ``(1, H, W, 3)`` instead of floating-point ``(B, 3, H, W)``."""
+    shape = model.input(0).partial_shape
+    if not shape.compatible(PartialShape([1, 3, -1, -1])):
+        msg = f"{path} takes {shape}, expected one image (1, 3, H, W): export it with a batch size of 1 or any."
+        raise ExportedModelError(msg)
+    model.reshape(PartialShape([1, 3, shape[2], shape[3]]))
+    processor = PrePostProcessor(model)
+    processor.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+    processor.input().model().set_layout(Layout("NCHW"))
+    processor.input().preprocess().convert_element_type(Type.f32).scale(255.0)
+    return processor.build()
+
+
+def _name(output: ov.ConstOutput) -> str:
+    """Name of an output by anomalib's convention, where it has several."""
+    return next((name for name in (*_FIELDS, "out_of_range") if name in output.names), output.any_name)

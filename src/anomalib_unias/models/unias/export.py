@@ -1,0 +1,72 @@
+"""What the export of UniAS does differently from anomalib's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule
+from anomalib.models.components.base.export_mixin import ExportMixin
+from torchmetrics import Metric
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+
+class QuantizableExport(ExportMixin):
+    """Export that leaves the model as it was, and whose eight-bit versions keep the anomaly maps.
+
+    A base class to be named before ``AnomalibModule`` or any model of anomalib.
+    """
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Export to ONNX. Anomalib 2.7.0 leaves a model in evaluation mode, so that training would not go on.
+
+        Args:
+            export_root (Path | str): Folder.
+            model_file_name (str): Name of the file without suffix. Defaults to ``"model"``.
+            input_size (tuple[int, int] | None): Height and width of all images. Defaults to ``None``: any.
+            **kwargs (Any): For ``torch.onnx.export``.
+
+        Returns:
+            Path: The file.
+        """
+        training = {module: module.training for module in self.modules()}  # type: ignore[attr-defined]
+        path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        for module, was_training in training.items():
+            module.training = was_training
+        return path
+
+    @staticmethod
+    def _post_training_quantization_ov(model: "ov.Model", datamodule: AnomalibDataModule | None = None) -> "ov.Model":
+        from anomalib_unias.deploy.quantization import quantize_post_training
+
+        return quantize_post_training(model, _require(datamodule))
+
+    @staticmethod
+    def _accuracy_control_quantization_ov(
+        model: "ov.Model",
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+    ) -> "ov.Model":
+        from anomalib.metrics import F1Score
+
+        from anomalib_unias.deploy.quantization import quantize_with_accuracy_control
+
+        del task  # the metric says what counts
+        metric = metric or F1Score(fields=["pred_label", "gt_label"])
+        return quantize_with_accuracy_control(model, _require(datamodule), metric, max_drop)
+
+
+def _require(datamodule: AnomalibDataModule | None) -> AnomalibDataModule:
+    if datamodule is None:
+        msg = "Quantisation needs images: give a datamodule, on the command line --data."
+        raise ValueError(msg)
+    return datamodule

@@ -1,0 +1,133 @@
+"""The inspection command: lines, errors, resuming, watching, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from runpy import run_path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_unias.deploy import ThroughputInferencer
+from anomalib_unias.deploy.inspection import run_inspection
+
+write_toy_model = run_path(str(Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"))["write_toy_model"]
+COMMAND = Path(sys.executable).parent / "anomalib-unias"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_toy_model(tmp_path_factory.mktemp("toy") / "model.xml")
+
+
+@pytest.fixture
+def line(model, tmp_path):
+    return ThroughputInferencer(model, cache_dir=tmp_path / "cache")
+
+
+def write_image(path, defect=False):
+    pixels = np.full((40, 60, 3), 30, np.uint8)
+    if defect:
+        pixels[10:20, 15:45, 0] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(6):
+        write_image(tmp_path / "images" / f"{index}.png", defect=index % 2 == 1)
+    return tmp_path / "images"
+
+
+def entries(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_line_for_each_image(line, folder, tmp_path):
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 0
+    found = entries(tmp_path / "out.jsonl")
+    assert [Path(entry["image"]).name for entry in found] == [f"{index}.png" for index in range(6)]
+    normal, defective = found[:2]
+    assert normal == {**normal, "label": False, "boxes": [], "area": 0, "out_of_range": None}
+    assert defective == {**defective, "label": True, "boxes": [[15, 10, 30, 10]], "area": 300, "score": 1.0}
+    assert all(entry["milliseconds"] > 0 for entry in found)
+
+
+def test_overlays(line, folder, tmp_path):
+    run_inspection(line, folder, output=tmp_path / "out.jsonl", overlays=tmp_path / "overlays")
+    overlays = sorted((tmp_path / "overlays").iterdir())
+    assert len(overlays) == 6
+    normal, defective = (cv2.imread(str(path)) for path in overlays[:2])
+    assert defective.shape == (40, 60, 3)
+    assert np.abs(normal.astype(int) - defective)[10:20, 15:45].mean() > 20
+
+
+def test_corrupt_and_missing_files(line, folder, tmp_path):
+    (folder / "2.png").write_bytes(b"nonsense")
+    names = [f"images/{index}.png" for index in range(8)]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    assert run_inspection(line, tmp_path / "list.txt", output=tmp_path / "out.jsonl") == 3
+    found = entries(tmp_path / "out.jsonl")
+    assert ["error" in entry for entry in found] == [False, False, True, False, False, False, True, True]
+
+
+def test_resuming_after_a_line_was_cut_off(line, folder, tmp_path):
+    output = tmp_path / "out.jsonl"
+    (folder / "1.png").write_bytes(b"nonsense")
+    assert run_inspection(line, folder, output=output) == 1
+    complete = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(complete[:3]) + complete[3][:20])
+    write_image(folder / "1.png")
+    assert run_inspection(line, folder, output=output, resume=True) == 0
+    names = [Path(entry["image"]).name for entry in entries(output) if "error" not in entry]
+    assert sorted(names) == [f"{index}.png" for index in range(6)]
+    assert run_inspection(line, folder, output=output, resume=True) == 0
+    assert len(entries(output)) == 7
+    with pytest.raises(FileExistsError, match="resume"):
+        run_inspection(line, folder, output=output)
+
+
+def command(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([COMMAND, *map(str, arguments)], env=environment, stderr=subprocess.PIPE, **options)
+
+
+def test_exit_code_and_standard_output(model, folder):
+    (folder / "7.png").write_bytes(b"nonsense")
+    process = command("inspect", model, folder, stdout=subprocess.PIPE)
+    lines, _ = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert len([json.loads(line) for line in lines.splitlines()]) == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watching_until_a_signal(model, folder, tmp_path, number):
+    output = tmp_path / "out.jsonl"
+    process = command("inspect", model, folder, "--watch", "true", "--output", output)
+    try:
+        wait_for(process, output, 6)
+        write_image(folder / "new.png", defect=True)
+        wait_for(process, output, 7)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert Path(entries(output)[-1]["image"]).name == "new.png"
+
+
+def wait_for(process, output, count):
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        if output.exists() and len(output.read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.2)
+    pytest.fail(f"{output} has not {count} lines")
