@@ -9,28 +9,40 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "CadaPostProcessor": "anomalib_unias.post_processing",
     "CategoryImageBatch": "anomalib_unias.data.items",
     "CategoryImageItem": "anomalib_unias.data.items",
     "CombinedDataModule": "anomalib_unias.data.combined",
+    "EvaluationReport": "anomalib_unias.report",
+    "ExportableResize": "anomalib_unias.pre_processing",
     "OrderPreservingPostProcessor": "anomalib_unias.post_processing",
     "SyntheticProducts": "anomalib_unias.data.synthetic",
+    "ThroughputInferencer": "anomalib_unias.deploy",
     "UniAS": "anomalib_unias.models.unias",
     "UniASModel": "anomalib_unias.models.unias",
     "UnifiedDataModule": "anomalib_unias.data.unified",
     "UnifiedEvaluator": "anomalib_unias.metrics",
+    "check_export_parity": "anomalib_unias.deploy",
+    "make_exportable": "anomalib_unias.pre_processing",
 }
 
 __all__ = [
+    "CadaPostProcessor",
     "CategoryImageBatch",
     "CategoryImageItem",
     "CombinedDataModule",
+    "EvaluationReport",
+    "ExportableResize",
     "OrderPreservingPostProcessor",
     "SyntheticProducts",
+    "ThroughputInferencer",
     "UniAS",
     "UniASModel",
     "UnifiedDataModule",
     "UnifiedEvaluator",
     "__version__",
+    "check_export_parity",
+    "make_exportable",
 ]
 
 

@@ -35,6 +35,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "UnifiedDataModule": ("anomalib.data",),
     "SyntheticProducts": ("anomalib.data",),
     "OrderPreservingPostProcessor": ("anomalib.post_processing",),
+    "CadaPostProcessor": ("anomalib.post_processing",),
     "UnifiedEvaluator": ("anomalib.metrics",),
 }
 """Public name of ``anomalib_unias`` -> modules of anomalib that offer it too."""

@@ -1,0 +1,281 @@
+"""What CADA gains: models of several kinds, one model for all categories, several seeds.
+
+    python -m benchmarks.cada --root DIR --seeds 0 1 2
+
+DIR holds categories in the layout of MVTec AD. Each base model is trained once per seed, on all but the images that
+are held out, and tested once; all calibrations are applied to the same anomaly maps. A model and seed that is in the
+output is not run again. Columns: ``model,calibration,seed,category,metric,value``. ``calibration`` is
+
+- ``none``: the model as it is,
+- ``cada_a``, ``cada_b``: with class labels, statistics of the held-out images,
+- ``cada``: the default of ``CadaPostProcessor``, without labels,
+- ``cada_regressor``: the regressor of the paper with the statistics of the training images,
+- ``oracle``: each image with the statistics of the other normal TEST images of its true category; an upper bound for
+  methods that know one pair of statistics for each category, not a method.
+
+The category ``mean`` is the mean of the categories, ``mixed`` their joint set. ``following`` is how far the predicted
+statistics of defective images are above those of normal ones of their category, as a share of how far their own
+statistics are above them (0: does not follow defects at all). ``fit_seconds`` is the time to fit the calibration,
+without running the model. A picture of the image scores is written beside the table.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+import yaml
+from anomalib.data import InferenceBatch
+from anomalib.engine import Engine
+from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import seed_everything
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_unias import CadaPostProcessor, UniAS, UnifiedDataModule
+from anomalib_unias.backbones import register_backbones
+from anomalib_unias.metrics import PixelMetrics
+from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
+from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
+from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
+from anomalib_unias.post_processing.fitting import CalibrationOptions, fit_calibration
+
+PRESET = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
+COLUMNS = ["model", "calibration", "seed", "category", "metric", "value"]
+BACKBONE = "efficientnet_lite0"
+LAYERS = ["blocks.2", "blocks.4"]
+SIZE = (224, 224)
+
+
+class Recorder(CadaPostProcessor):
+    """Keeps what the calibration was fitted to."""
+
+    data: CalibrationData
+
+    def fit(self, data: CalibrationData) -> Calibration:
+        """Fit, and keep the data."""
+        self.data = data
+        return super().fit(data)
+
+
+@dataclass
+class Tested:
+    """Test images and what the model makes of them, without calibration."""
+
+    maps: Tensor
+    scores: Tensor
+    masks: Tensor
+    labels: Tensor
+    categories: list[str]
+    features: list[list[Tensor]]
+
+    def normal_of(self, category: str) -> Tensor:
+        """Normal images of a category."""
+        return torch.tensor([c == category for c in self.categories]) & ~self.labels
+
+
+def build(name: str, post_processor: CadaPostProcessor, coreset: float) -> AnomalibModule:
+    """A model by its name in the table."""
+    rest = {"post_processor": post_processor, "evaluator": False, "visualizer": False}
+    if name == "UniAS-lite":
+        return UniAS(**yaml.safe_load(PRESET.read_text())["model"]["init_args"], **rest)
+    normalize = Normalize(mean=[0.5] * 3, std=[0.5] * 3)
+    rest["pre_processor"] = PreProcessor(Compose([Resize(SIZE, antialias=True), normalize]))
+    if name == "Patchcore":
+        return Patchcore(backbone=BACKBONE, layers=LAYERS, coreset_sampling_ratio=coreset, **rest)
+    if name == "Padim":
+        return Padim(backbone=BACKBONE, layers=LAYERS, n_features=100, **rest)
+    if name == "Stfpm":
+        return Stfpm(backbone=BACKBONE, layers=["blocks.1", *LAYERS], **rest)
+    return Supersimplenet(backbone=BACKBONE, layers=LAYERS, **rest)
+
+
+STEPS = {"UniAS-lite": 1000, "Stfpm": 1000, "Supersimplenet": 1000}
+MODELS = ("UniAS-lite", "Patchcore", "Stfpm", "Supersimplenet", "Padim")
+
+
+def train(name: str, seed: int, options: argparse.Namespace, datamodule: UnifiedDataModule) -> AnomalibModule:
+    """Train a base model; its calibration is fitted too, but not used."""
+    seed_everything(seed, workers=True)
+    # CaDA-B keeps feature maps, from which all others can be fitted too; few steps, for it is fitted again below.
+    model = build(name, Recorder(variant="cada_b", max_steps=1, seed=seed), options.coreset)
+    length = {"max_steps": options.steps or STEPS[name], "max_epochs": -1} if name in STEPS else {"max_epochs": 1}
+    with TemporaryDirectory() as folder:
+        engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, limit_val_batches=0, **length)
+        engine.fit(model, datamodule=datamodule)
+    return model.eval()
+
+
+def test(model: AnomalibModule, datamodule: UnifiedDataModule) -> Tested:
+    """Run a model on the test images without calibration."""
+    model.post_processor.calibration = None
+    tap = FeatureTap()
+    handle = find_feature_layer(model).register_forward_hook(tap)
+    maps, scores, masks, labels, categories, features = [], [], [], [], [], []
+    with torch.no_grad():
+        for batch in datamodule.test_dataloader():
+            images, mask = model.pre_processor.transform(batch.image, batch.gt_mask)
+            tap.clear()
+            output = model.model(images)
+            features.append(tap.take(len(images)))
+            maps.append(output.anomaly_map.reshape(len(images), *output.anomaly_map.shape[-2:]).float())
+            scores.append(output.pred_score.flatten().float())
+            masks.append(mask.bool())
+            labels.append(batch.gt_label.bool())
+            categories += batch.category
+    handle.remove()
+    return Tested(*map(torch.cat, (maps, scores, masks, labels)), categories, features)
+
+
+def predict(calibration: Calibration, tested: Tested) -> Prediction:
+    """Predictions for all test images."""
+    parts, first = [], 0
+    with torch.no_grad():
+        for features in tested.features:
+            parts.append(calibration(features, tested.categories[first : first + len(features[0])]))
+            first += len(features[0])
+    return Prediction(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def oracle(tested: Tested) -> Prediction:
+    """Statistics of the other normal test images of the true category."""
+    statistics = map_statistics(InferenceBatch(anomaly_map=tested.maps))[:, :2]
+    rows = []
+    for index, category in enumerate(tested.categories):
+        others = tested.normal_of(category)
+        others[index] = False
+        rows.append(statistics[others].mean(dim=0))
+    level, peak = torch.stack(rows).unbind(dim=1)
+    return Prediction(level, peak - level, torch.zeros(len(rows), dtype=torch.bool))
+
+
+def metrics(tested: Tested, maps: Tensor, scores: Tensor) -> dict[tuple[str, str], float]:
+    """Image and pixel AUROC and AP of each category, their mean, and the joint set."""
+    found: dict[tuple[str, str], float] = {}
+    names = sorted(set(tested.categories))
+    for category in (*names, "mixed"):
+        chosen = torch.tensor([category in {c, "mixed"} for c in tested.categories])
+        pixel = PixelMetrics()
+        pixel.update(maps[chosen], tested.masks[chosen])
+        values = {name: float(value) for name, value in pixel.compute().items()}
+        labels, score = tested.labels[chosen].numpy(), scores[chosen].numpy()
+        found[category, "image_auroc"] = float(roc_auc_score(labels, score))
+        found[category, "image_ap"] = float(average_precision_score(labels, score))
+        found |= {(category, metric): values[metric] for metric in ("pixel_auroc", "pixel_ap")}
+    for metric in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap"):
+        found["mean", metric] = sum(found[name, metric] for name in names) / len(names)
+    return found
+
+
+def following(tested: Tested, prediction: Prediction) -> float:
+    """How much of the rise of the peak on defective images the predicted peak follows, in logarithms."""
+    own = map_statistics(InferenceBatch(anomaly_map=tested.maps))[:, 1].log()
+    predicted = (prediction.level + prediction.height).log()
+    moves = torch.zeros(2)
+    for category in set(tested.categories):
+        normal = tested.normal_of(category)
+        defective = torch.tensor([c == category for c in tested.categories]) & tested.labels
+        moves += torch.stack([values[defective].mean() - values[normal].mean() for values in (predicted, own)])
+    return float(moves[0] / moves[1])
+
+
+def run(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Tensor], Tested]:
+    """Train and test one model, and apply all calibrations."""
+    datamodule = UnifiedDataModule(
+        "MVTecAD", "all", root=options.root, train_batch_size=8, eval_batch_size=16, num_workers=0, seed=seed
+    )
+    model = train(name, seed, options, datamodule)
+    tested = test(model, datamodule)
+    recorder = model.post_processor
+    fitted = recorder.options()
+    fitted = replace(fitted, max_steps=5000)
+    training = replace(recorder.data, unseen=torch.zeros_like(recorder.data.unseen))
+    kinds: dict[str, tuple[CalibrationData, CalibrationOptions]] = {
+        "cada_a": (recorder.data, replace(fitted, variant="cada_a")),
+        "cada_b": (recorder.data, replace(fitted, variant="cada_b")),
+        "cada": (recorder.data, replace(fitted, variant="cada", predictor="neighbors")),
+        "cada_regressor": (training, replace(fitted, variant="cada", predictor="regressor")),
+    }
+    rows: list[tuple[str, str, str, float]] = []
+    scores = {"none": tested.scores}
+    rows += [("none", *key, value) for key, value in metrics(tested, tested.maps, tested.scores).items()]
+    for kind in (*kinds, "oracle"):
+        started = time.perf_counter()
+        predictor: Callable[[], Prediction] = lambda: oracle(tested)  # noqa: E731
+        if kind != "oracle":
+            calibration = fit_calibration(*kinds[kind])
+            rows.append((kind, "mixed", "fit_seconds", time.perf_counter() - started))
+            predictor = lambda fit=calibration: predict(fit, tested)  # noqa: E731
+        prediction = predictor()
+        output = calibrate(InferenceBatch(tested.scores, anomaly_map=tested.maps), prediction, "top")
+        scores[kind] = output.pred_score
+        rows += [(kind, *key, value) for key, value in metrics(tested, output.anomaly_map, output.pred_score).items()]
+        rows.append((kind, "mixed", "following", following(tested, prediction)))
+    table = pd.DataFrame(rows, columns=["calibration", "category", "metric", "value"])
+    return table.assign(model=name, seed=seed)[COLUMNS], scores, tested
+
+
+def draw(name: str, scores: dict[str, Tensor], tested: Tested, path: Path) -> None:
+    """Histograms of image scores before and after, one row for each category."""
+    categories = sorted(set(tested.categories))
+    shown = ("none", "cada")
+    figure, axes = plt.subplots(len(categories), len(shown), sharex="col", figsize=(8, 1.2 * len(categories) + 1))
+    for row, category in zip(axes, categories, strict=True):
+        chosen = torch.tensor([c == category for c in tested.categories])
+        for axis, kind in zip(row, shown, strict=True):
+            bins = torch.linspace(scores[kind].min(), scores[kind].quantile(0.98), 40).tolist()
+            for label, colour in ((False, "tab:blue"), (True, "tab:red")):
+                axis.hist(scores[kind][chosen & (tested.labels == label)].tolist(), bins, color=colour, alpha=0.6)
+            axis.set_yticks([])
+        row[0].set_ylabel(category)
+    axes[0][0].set_title(f"{name}: image score without calibration")
+    axes[0][1].set_title("with CADA")
+    figure.legend(["normal", "defective"], loc="lower center", ncol=2)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="training steps instead of the usual ones")
+    parser.add_argument("--coreset", type=float, default=0.02, help="share of the patches that Patchcore keeps")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cada.csv"))
+    options = parser.parse_args()
+    mpl.use("Agg")
+    register_backbones()
+    torch.set_num_threads(options.threads)
+    done = pd.read_csv(options.output) if options.output.exists() else pd.DataFrame(columns=COLUMNS)
+    finished = set(zip(done["model"], done["seed"], strict=True))
+    for seed in options.seeds:
+        for name in options.models:
+            if (name, seed) in finished:
+                continue
+            rows, scores, tested = run(name, seed, options)
+            rows.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
+            if seed == options.seeds[0]:
+                draw(name, scores, tested, options.output.with_name(f"cada_{name.lower()}.png"))
+    done = pd.read_csv(options.output)
+    shown = done[done["category"].isin(["mean", "mixed"])]
+    order = ["none", "cada_a", "cada_b", "cada", "cada_regressor", "oracle"]
+    table = shown.pivot_table(index=["model", "calibration"], columns=["category", "metric"], values="value")
+    print(table.reindex(order, level="calibration").round(4).to_string())
+    print(f"Written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

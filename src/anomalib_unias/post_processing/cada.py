@@ -1,0 +1,521 @@
+"""CADA: one threshold for all products, for any anomalib model that localises defects.
+
+Paper: Absolute-Unified Multi-Class Anomaly Detection via Class-Agnostic Distribution Alignment,
+https://arxiv.org/abs/2404.00724.
+"""
+
+import logging
+import weakref
+from collections.abc import Sequence
+from functools import partial, reduce
+from operator import add
+from typing import Any, Literal, cast
+
+import torch
+from anomalib.data import AnomalibDataModule, Batch, ImageBatch, InferenceBatch
+from anomalib.data.utils import ValSplitMode
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from .calibration import Calibration, ImageScore, Statistics, calibrate
+from .calibration_data import CalibrationData, CalibrationDataError, ModelOutput, collect, evaluated_like
+from .checkpoint_files import load_best_weights, rewrite_checkpoints
+from .encoders import FeatureTap, find_feature_layer
+from .fitting import CalibrationOptions, Predictor, Variant, empty_calibration, fit_calibration, specification
+from .held_out import HeldOutImages
+from .order_preserving import OrderPreservingPostProcessor
+
+logger = logging.getLogger(__name__)
+
+Targets = Literal["training", "held_out", "validation"]
+
+# Lightning builds a model from a checkpoint with this function if the hyper-parameters name it.
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+class MissingCalibrationError(RuntimeError):
+    """A model with CADA is used before it has been calibrated."""
+
+
+class CadaPostProcessor(OrderPreservingPostProcessor):
+    """Calibrates anomaly maps so that one threshold fits all products.
+
+    Every product has its own level of normal scores. For each image it is predicted what the mean ``u`` and the
+    maximum ``g`` of its map would be if the image were normal, and the map ``s`` becomes ``(s - u) / (g - u)``.
+
+    Fits itself when the training of the model ends, before thresholds and normalisation are taken, and from then on
+    acts inside the model: validation, test, prediction and exports are calibrated.
+
+    Args:
+        variant (Variant): ``"cada"`` needs no category, ``"cada_b"`` needs them in training, ``"cada_a"`` also in test.
+            Defaults to ``"cada"``.
+        predictor (Predictor): How ``cada`` predicts: ``"neighbors"`` averages the statistics of the most similar
+            images, ``"regressor"`` is the network of the paper. Defaults to ``"neighbors"``.
+        statistics (Statistics): ``"max"`` predicts mean and maximum of the map, ``"std"`` mean and standard
+            deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
+        targets (Targets): Whose statistics are the targets: the ``"training"`` images as in the paper, normal images
+            that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
+            Defaults to ``"held_out"``.
+        held_out_fraction (float): Share of the normal training images of each category that is held out.
+            Defaults to ``0.1``.
+        image_score (ImageScore): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``, or
+            the score of the ``"model"``, calibrated like the map. Defaults to ``"top"``.
+        feature_layer (str | None): Sub-module below the model's ``model`` that encodes the image. ``None`` knows the
+            models of anomalib. Defaults to ``None``.
+        convolutions (int): Convolutions of the regressor or classifier, 0 to 2. Defaults to ``1``.
+        linear_layers (int): Its linear layers, 1 to 3. Defaults to ``2``.
+        hidden_dim (int): Its hidden width. Defaults to ``256``.
+        dropout (float): Its dropout. Defaults to ``0.25``.
+        learning_rate (float): Its learning rate (SGD). Defaults to ``5e-2``.
+        max_steps (int): Its steps; it stops earlier when the loss no longer falls. Defaults to ``5000``.
+        batch_size (int): Its batch size. Defaults to ``16``.
+        seed (int): Of the held-out images and of the network. Defaults to ``0``.
+        enable_normalization (bool): See :class:`OrderPreservingPostProcessor`, as all that follow.
+        enable_thresholding (bool): Defaults to ``True``.
+        enable_threshold_matching (bool): Defaults to ``True``.
+        image_sensitivity (float): Defaults to ``0.5``.
+        pixel_sensitivity (float): Defaults to ``0.5``.
+        threshold (Literal["f1", "false_alarm_rate"]): Defaults to ``"f1"``.
+        false_alarm_rate (float): Defaults to ``0.01``.
+
+    Attributes:
+        unfamiliar (list[str]): Images of the last validation, test or prediction that are unlike all training images.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> from anomalib.models import Padim
+        >>> model = Padim(pre_trained=False, post_processor=CadaPostProcessor())
+        >>> model.post_processor.calibration is None
+        True
+    """
+
+    def __init__(
+        self,
+        variant: Variant = "cada",
+        predictor: Predictor = "neighbors",
+        statistics: Statistics = "max",
+        targets: Targets = "held_out",
+        held_out_fraction: float = 0.1,
+        image_score: ImageScore = "top",
+        feature_layer: str | None = None,
+        convolutions: int = 1,
+        linear_layers: int = 2,
+        hidden_dim: int = 256,
+        dropout: float = 0.25,
+        learning_rate: float = 5e-2,
+        max_steps: int = 5000,
+        batch_size: int = 16,
+        seed: int = 0,
+        enable_normalization: bool = True,
+        enable_thresholding: bool = True,
+        enable_threshold_matching: bool = True,
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+        threshold: Literal["f1", "false_alarm_rate"] = "f1",
+        false_alarm_rate: float = 0.01,
+    ) -> None:
+        super().__init__(
+            enable_normalization=enable_normalization,
+            enable_thresholding=enable_thresholding,
+            enable_threshold_matching=enable_threshold_matching,
+            image_sensitivity=image_sensitivity,
+            pixel_sensitivity=pixel_sensitivity,
+            threshold=threshold,
+            false_alarm_rate=false_alarm_rate,
+        )
+        self.variant = variant
+        self.predictor = predictor
+        self.statistics = statistics
+        self.targets = targets
+        self.held_out_fraction = held_out_fraction
+        self.image_score = image_score
+        self.feature_layer = feature_layer
+        self.convolutions = convolutions
+        self.linear_layers = linear_layers
+        self.hidden_dim = hidden_dim
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.seed = seed
+        self._check_arguments()
+
+        self.calibration: Calibration | None = None
+        self.unfamiliar: list[str] = []
+        self._tap = FeatureTap()
+        self._categories: Sequence[str] | None = None
+        self._flags: Tensor | None = None
+        self._held_out: HeldOutImages | None = None
+        self._owner: weakref.ref[AnomalibModule] | None = None
+        _watch_for_owner(self)
+
+    def _check_arguments(self) -> None:
+        choices = {
+            "variant": ("cada", "cada_b", "cada_a"),
+            "predictor": ("neighbors", "regressor"),
+            "statistics": ("max", "std"),
+            "targets": ("training", "held_out", "validation"),
+            "image_score": ("top", "max", "model"),
+            "convolutions": (0, 1, 2),
+            "linear_layers": (1, 2, 3),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                msg = f"{name} is one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        if not 0 < self.held_out_fraction < 1:
+            msg = f"held_out_fraction is between 0 and 1, got {self.held_out_fraction}."
+            raise ValueError(msg)
+
+    # What is kept in a checkpoint
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        own = ("variant", "targets", "held_out_fraction", "image_score", "feature_layer", "predictor", "statistics")
+        head = ("convolutions", "linear_layers", "hidden_dim", "dropout", "learning_rate", "max_steps", "batch_size")
+        return (*super()._checkpoint_config_keys, *own, *head, "seed")
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Get plain data to persist in a checkpoint: arguments, and the shape of the calibration.
+
+        Returns:
+            dict[str, Any]: Plain data.
+        """
+        description = None if self.calibration is None else specification(self.calibration)
+        return super().checkpoint_config() | {"calibration": description}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Restore what :meth:`checkpoint_config` returned, before the state dict is loaded.
+
+        Args:
+            config (dict[str, Any]): Plain data.
+        """
+        super().load_checkpoint_config(config)
+        description = config.get("calibration")
+        self.calibration = None if description is None else empty_calibration(description)
+        owner = self._owner() if self._owner is not None else None
+        if owner is not None:
+            self.calibration = None if self.calibration is None else self.calibration.to(owner.device)
+            self._attach(owner)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process. Hooks are copied with the model."""
+        return self.__dict__ | {"_owner": None, "_held_out": None, "_flags": None, "_categories": None}
+
+    # How it acts inside the model
+
+    def _attach(self, module: AnomalibModule) -> None:
+        """Hook into the model and its encoder, once; copies of a model bring their hooks with them."""
+        model, layer = module.model, find_feature_layer(module, self.feature_layer)
+        if self._clear not in model._forward_pre_hooks.values():
+            model.register_forward_pre_hook(self._clear)
+        if self._calibrate not in model._forward_hooks.values():
+            model.register_forward_hook(self._calibrate)
+        if self._tap not in layer._forward_hooks.values():
+            layer.register_forward_hook(self._tap)
+
+    def _clear(self, model: nn.Module, inputs: Any) -> None:
+        del model, inputs
+        self._tap.clear()
+
+    def _calibrate(self, model: nn.Module, inputs: Any, output: Any) -> InferenceBatch | None:
+        """Replace the output of the model in eval mode."""
+        del inputs
+        if model.training or self.calibration is None:
+            self._tap.clear()
+            return None
+        categories, self._categories = self._categories, None
+        prediction = self.calibration(self._tap.take(output.anomaly_map.shape[0]), categories)
+        if not torch.compiler.is_compiling():
+            self._flags = prediction.unfamiliar
+        return calibrate(output, prediction, self.image_score)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """Normalise calibrated predictions, for inference and export.
+
+        Args:
+            predictions (InferenceBatch): Output of the model, calibrated in there.
+
+        Returns:
+            InferenceBatch: Normalised scores and labels.
+
+        Raises:
+            MissingCalibrationError: If the model has not been calibrated.
+        """
+        self._require_calibration()
+        return super().forward(predictions)
+
+    def _require_calibration(self) -> None:
+        if self.calibration is None:
+            msg = (
+                "This model has a CadaPostProcessor that has not been calibrated. It is calibrated at the end of "
+                "engine.fit; a checkpoint that was written earlier in a run is not. Fit the model, resume the run "
+                "(engine.fit(..., ckpt_path=...)), or take the checkpoint of its end."
+            )
+            raise MissingCalibrationError(msg)
+
+    # Life cycle
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hook into the model and, before training, hold images out.
+
+        Args:
+            trainer (Trainer): The trainer.
+            pl_module (LightningModule): The model.
+            stage (str): ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            CalibrationDataError: If there is nothing to hold out, or no validation images of their own.
+        """
+        self._attach(cast("AnomalibModule", pl_module))
+        # load_from_checkpoint of anomalib 2.7.0 builds a plain PostProcessor, whatever was saved. With these
+        # hyper-parameters Lightning builds this one; its arguments come from checkpoint_config.
+        pl_module.hparams["_instantiator"] = _INSTANTIATOR
+        pl_module.hparams["post_processor"] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
+        if stage == "fit":
+            self._prepare_targets(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _prepare_targets(self, datamodule: AnomalibDataModule | None) -> None:
+        if self.targets == "training":
+            return
+        if not isinstance(datamodule, AnomalibDataModule):
+            msg = (
+                f"targets={self.targets!r} needs a datamodule of anomalib. Give one to fit, or use targets='training'."
+            )
+            raise CalibrationDataError(msg)
+        if self.targets == "held_out":
+            self._held_out = HeldOutImages(datamodule, self.held_out_fraction, self.seed)
+        elif getattr(datamodule, "validates_on_test", datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST):
+            msg = (
+                "targets='validation' with a validation set that is the test set: that would calibrate on test images. "
+                "Set val_split_mode of the datamodule to 'from_train' or 'synthetic', or use targets='held_out'."
+            )
+            raise CalibrationDataError(msg)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the calibration of a resumed run: the model is going to change."""
+        del trainer, pl_module
+        self.calibration = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate, validate again, and complete the checkpoints.
+
+        Args:
+            trainer (Trainer): The trainer.
+            pl_module (LightningModule): The trained model.
+
+        Raises:
+            CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
+        """
+        module = cast("AnomalibModule", pl_module)
+        step = load_best_weights(trainer, module)
+        data = self._collect(trainer, module, keep_maps=self.options().needs_maps)
+        self.calibration = self.fit(data).to(module.device)
+        logger.info("CADA calibrated with %d normal images (%s).", len(data), self.targets)
+        _validate_again(trainer)
+        rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
+        logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give held-out images back to the datamodule."""
+        del trainer, pl_module, stage
+        self._put_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give held-out images back to the datamodule: Lightning does not tear down after an error."""
+        del trainer, pl_module, exception
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._held_out is not None:
+            self._held_out.put_back()
+            self._held_out = None
+
+    def fit(self, data: CalibrationData) -> Calibration:
+        """Fit a calibration with the options of this post-processor.
+
+        Args:
+            data (CalibrationData): What the model makes of normal images.
+
+        Returns:
+            Calibration: Fitted.
+        """
+        return fit_calibration(data, self.options())
+
+    def options(self) -> CalibrationOptions:
+        """What is fitted, and how.
+
+        Returns:
+            CalibrationOptions: From the arguments.
+        """
+        return CalibrationOptions(
+            variant=self.variant,
+            predictor=self.predictor,
+            statistics=self.statistics,
+            convolutions=self.convolutions,
+            linear_layers=self.linear_layers,
+            hidden_dim=self.hidden_dim,
+            dropout=self.dropout,
+            learning_rate=self.learning_rate,
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+    def _complete(self, checkpoint: dict[str, Any]) -> None:
+        """Put the calibration into a checkpoint that was written before there was one."""
+        checkpoint["anomalib_post_processor_config"] = self.checkpoint_config()
+        if self.state_key in checkpoint.get("callbacks", {}):
+            checkpoint["callbacks"][self.state_key] = self.state_dict()
+
+    def _collect(self, trainer: Trainer, module: AnomalibModule, *, keep_maps: bool) -> CalibrationData:
+        """Run the model on the training images and on unseen ones."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        example = getattr(datamodule, "val_data", None) or getattr(datamodule, "test_data", None)
+        loader: Any = trainer.train_dataloader
+        images = {"training": evaluated_like(loader.dataset, example)}
+        if self._held_out is not None:
+            images["held out"] = evaluated_like(self._held_out.images, example)
+        elif self.targets == "validation":
+            images["validation"] = datamodule.val_data
+
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        with self._progress(trainer) as progress:
+            parts = [
+                collect(
+                    dataset,
+                    loader,
+                    partial(self._run, trainer, module),
+                    unseen=name != "training",
+                    keep_maps=keep_maps,
+                    rank=trainer.global_rank,
+                    processes=trainer.world_size,
+                    progress=partial(progress.track, description=f"CADA: {name} images"),
+                )
+                for name, dataset in images.items()
+            ]
+        for part, training in modes.items():
+            part.training = training
+        return reduce(add, parts)
+
+    def _run(self, trainer: Trainer, module: AnomalibModule, batch: ImageBatch) -> ModelOutput:
+        """Features and uncalibrated output for a batch."""
+        batch = trainer.strategy.batch_to_device(batch)
+        images = cast("Tensor", batch.image)
+        if isinstance(module.pre_processor, PreProcessor) and module.pre_processor.transform is not None:
+            images = module.pre_processor.transform(images)
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            self._tap.clear()
+            # Not a call of the model: its hooks would take the features.
+            output = module.model.forward(images)
+        return self._tap.take(len(images)), output
+
+    @staticmethod
+    def _progress(trainer: Trainer) -> Progress:
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        return Progress(disable=not shown, transient=True)
+
+    # Batches
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
+        """Note the categories of a batch, for CaDA-A."""
+        del trainer, pl_module, args
+        self._categories = getattr(batch, "category", None)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
+        """Note the categories of a batch, for CaDA-A."""
+        self.on_validation_batch_start(trainer, pl_module, batch, *args)
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
+        """Note the categories of a batch, for CaDA-A."""
+        self.on_validation_batch_start(trainer, pl_module, batch, *args)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to test without calibration.
+
+        Raises:
+            MissingCalibrationError: If the model has not been calibrated.
+        """
+        del trainer, pl_module
+        self._require_calibration()
+        self.unfamiliar = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to predict without calibration.
+
+        Raises:
+            MissingCalibrationError: If the model has not been calibrated.
+        """
+        self.on_test_start(trainer, pl_module)
+
+    def post_process_batch(self, batch: Batch) -> None:
+        """Normalise a batch, and note the images that are unlike all training images.
+
+        Args:
+            batch (Batch): With predictions.
+        """
+        paths = getattr(batch, "image_path", None)
+        flags, self._flags = self._flags, None
+        if flags is not None and paths is not None:
+            self.unfamiliar += [path for path, flag in zip(paths, flags.tolist(), strict=True) if flag]
+        super().post_process_batch(batch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn about images that are unlike all training images."""
+        del trainer, pl_module
+        if self.unfamiliar:
+            logger.warning(
+                "%d images are unlike all images that CADA was calibrated with, their scores may be off: %s%s",
+                len(self.unfamiliar),
+                ", ".join(self.unfamiliar[:3]),
+                ", ..." if len(self.unfamiliar) > 3 else "",
+            )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn about images that are unlike all training images."""
+        self.on_test_end(trainer, pl_module)
+
+
+def _watch_for_owner(post_processor: CadaPostProcessor) -> None:
+    """Notice the model that a post-processor becomes part of.
+
+    ``load_from_checkpoint`` followed by ``export`` has no trainer that would call ``setup``: without its model a
+    restored post-processor could not hook into it.
+    """
+    reference = weakref.ref(post_processor)
+
+    def notice(owner: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        del name
+        waiting = reference()
+        if waiting is None:
+            handle.remove()
+        elif submodule is waiting and isinstance(owner, AnomalibModule):
+            waiting._owner = weakref.ref(owner)
+            handle.remove()
+
+    handle = register_module_module_registration_hook(notice)
+
+
+def _validate_again(trainer: Trainer) -> None:
+    """Validate the calibrated model, so that thresholds and normalisation belong to it.
+
+    What keeps checkpoints or stops training has seen this step already.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [  # type: ignore[attr-defined]
+        callback for callback in callbacks if not isinstance(callback, Checkpoint | EarlyStopping)
+    ]
+    try:
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.training = True
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]

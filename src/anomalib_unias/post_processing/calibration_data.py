@@ -1,0 +1,210 @@
+"""Runs a trained model on normal images and keeps what a calibration is fitted to."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from anomalib.data import AnomalibDataset, ImageBatch, InferenceBatch
+from anomalib.data.utils import LabelName
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Subset
+
+from .feature_memory import describe
+
+# The head of the paper pools anyway; a finer grid than that of a ResNet's last stage at 224 pixels costs memory.
+_MAP_SIDE = 7
+
+
+class CalibrationDataError(ValueError):
+    """There are no normal images to calibrate with, or the model gives nothing that could be calibrated."""
+
+
+@dataclass
+class CalibrationData:
+    """Normal images as a calibration sees them.
+
+    Attributes:
+        descriptors: Mean features ``(N, D)``, float32.
+        statistics: Mean, maximum and standard deviation of the anomaly map, ``(N, 3)``, float32.
+        categories: Category of each image, or ``None`` where the data set does not tell.
+        unseen: Which images the model was not trained on, ``(N,)`` bool.
+        maps: Deepest feature maps, see :func:`shrink`, ``(N, C, H, W)``, float16; ``None`` unless they were asked for.
+    """
+
+    descriptors: Tensor
+    statistics: Tensor
+    categories: list[str] | None
+    unseen: Tensor
+    maps: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.statistics)
+
+    @property
+    def trusted(self) -> Tensor:
+        """Images whose statistics are targets, ``(N,)`` bool: the unseen ones, or all if there are none."""
+        return self.unseen if self.unseen.any() else torch.ones_like(self.unseen)
+
+    def __add__(self, other: "CalibrationData") -> "CalibrationData":
+        """Join two sets of images of one model."""
+        both = self.categories is not None and other.categories is not None
+        return CalibrationData(
+            descriptors=torch.cat([self.descriptors, other.descriptors]),
+            statistics=torch.cat([self.statistics, other.statistics]),
+            categories=[*(self.categories or ()), *(other.categories or ())] if both else None,
+            unseen=torch.cat([self.unseen, other.unseen]),
+            maps=torch.cat([self.maps, other.maps]) if self.maps is not None and other.maps is not None else None,
+        )
+
+
+@dataclass
+class _Row:
+    index: int
+    descriptor: Tensor
+    statistics: Tensor
+    category: str | None
+    map: Tensor | None
+
+
+ModelOutput = tuple[Sequence[Tensor], InferenceBatch]
+
+
+def collect(
+    dataset: AnomalibDataset,
+    like: DataLoader,
+    run: Callable[[ImageBatch], ModelOutput],
+    *,
+    unseen: bool,
+    keep_maps: bool,
+    rank: int = 0,
+    processes: int = 1,
+    progress: Callable[[DataLoader], Iterable[ImageBatch]] = iter,
+) -> CalibrationData:
+    """Run a model on the normal images of a data set.
+
+    Args:
+        dataset (AnomalibDataset): Images; defective ones are left out.
+        like (DataLoader): Gives batch size, workers and collate function.
+        run (Callable[[ImageBatch], ModelOutput]): Gives the features and the output for a batch.
+        unseen (bool): Whether the model was not trained on these images.
+        keep_maps (bool): Keep the deepest feature maps.
+        rank (int): Which of the processes this is. Defaults to ``0``.
+        processes (int): How many share the work; all of them get all results. Defaults to ``1``.
+        progress (Callable[[DataLoader], Iterable[ImageBatch]]): Shows the progress. Defaults to showing nothing.
+
+    Returns:
+        CalibrationData: In the order of the data set, whatever the number of processes.
+
+    Raises:
+        CalibrationDataError: If there is no normal image, no anomaly map, or a map that is not finite.
+    """
+    normal = [index for index, label in enumerate(dataset.samples.label_index) if label == LabelName.NORMAL]
+    if not normal:
+        msg = (
+            f"CADA calibrates with normal images, and none of the {len(dataset)} images of {dataset.name} is labelled "
+            "normal. Add normal images or choose other targets."
+        )
+        raise CalibrationDataError(msg)
+    own = normal[rank::processes]
+    loader = DataLoader(
+        Subset(dataset, own),
+        batch_size=like.batch_size,
+        num_workers=like.num_workers,
+        collate_fn=like.collate_fn,
+    )
+    rows: list[_Row] = []
+    for batch in progress(loader):
+        paths = batch.image_path
+        features, output = run(batch)
+        rows += _rows(own[len(rows) :], paths, features, output, getattr(batch, "category", None), keep_maps)
+    return _join(_gather(rows, processes), unseen=unseen)
+
+
+def _rows(
+    indices: Sequence[int],
+    paths: Sequence[str] | None,
+    features: Sequence[Tensor],
+    output: InferenceBatch,
+    categories: Sequence[str] | None,
+    keep_maps: bool,
+) -> list[_Row]:
+    statistics = map_statistics(output).cpu()
+    if not torch.isfinite(statistics).all():
+        broken = [path for path, row in zip(paths or (), statistics, strict=False) if not torch.isfinite(row).all()]
+        msg = f"The anomaly maps of {broken or 'some images'} are not finite: the model has not been trained well."
+        raise CalibrationDataError(msg)
+    descriptors = describe(features).cpu()
+    pooled = shrink(features[-1]).half().cpu() if keep_maps else None
+    return [
+        _Row(
+            index=indices[i],
+            # Not a view, which would take its whole batch along to other processes.
+            descriptor=descriptors[i].clone(),
+            statistics=statistics[i].clone(),
+            category=categories[i] if categories else None,
+            map=pooled[i].clone() if pooled is not None else None,
+        )
+        for i in range(len(statistics))
+    ]
+
+
+def map_statistics(output: InferenceBatch) -> Tensor:
+    """Mean, maximum and standard deviation of anomaly maps.
+
+    Args:
+        output (InferenceBatch): With maps ``(B, 1, H, W)`` or ``(B, H, W)``.
+
+    Returns:
+        Tensor: ``(B, 3)``, float32.
+
+    Raises:
+        CalibrationDataError: If there are no maps.
+    """
+    if output.anomaly_map is None:
+        msg = "The model gives no anomaly map, which CADA calibrates. Use a model that localises defects."
+        raise CalibrationDataError(msg)
+    pixels = output.anomaly_map.flatten(1).float()
+    return torch.stack([pixels.mean(dim=1), pixels.amax(dim=1), pixels.std(dim=1)], dim=1)
+
+
+def shrink(features: Tensor) -> Tensor:
+    """Pool feature maps ``(B, C, H, W)`` to 7 to 13 positions a side, if there are more."""
+    factors = [max(1, side // _MAP_SIDE) for side in features.shape[-2:]]
+    return torch.nn.functional.avg_pool2d(features, factors) if max(factors) > 1 else features
+
+
+def _gather(rows: list[_Row], processes: int) -> list[_Row]:
+    if processes == 1:
+        return rows
+    everything: list[list[_Row]] = [[] for _ in range(processes)]
+    distributed.all_gather_object(everything, rows)
+    return sorted((row for part in everything for row in part), key=lambda row: row.index)
+
+
+def _join(rows: Sequence[_Row], *, unseen: bool) -> CalibrationData:
+    categories = [row.category for row in rows if row.category is not None]
+    maps = [row.map for row in rows if row.map is not None]
+    return CalibrationData(
+        descriptors=torch.stack([row.descriptor for row in rows]),
+        statistics=torch.stack([row.statistics for row in rows]),
+        categories=categories if len(categories) == len(rows) else None,
+        unseen=torch.full((len(rows),), unseen),
+        maps=torch.stack(maps) if maps else None,
+    )
+
+
+def evaluated_like(dataset: AnomalibDataset, example: AnomalibDataset | None) -> AnomalibDataset:
+    """Training images as they are evaluated.
+
+    Args:
+        dataset (AnomalibDataset): Training images, perhaps with random augmentations.
+        example (AnomalibDataset | None): Evaluation images, whose transform is taken over.
+
+    Returns:
+        AnomalibDataset: A copy.
+    """
+    dataset = copy.deepcopy(dataset)
+    if example is not None:
+        dataset.augmentations = example.augmentations
+    return dataset

@@ -1,0 +1,150 @@
+"""The small networks of the paper: what an image of this kind would score if it were normal."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# The loss is looked at as often as this; training stops when the mean over so many steps has not
+# become smaller by a hundredth for several looks in a row.
+_LOOK_EVERY = 250
+_PATIENCE = 4
+_CLIP_NORM = 1.0
+
+
+class FeatureHead(nn.Module):
+    """Convolutions, pooling, dropout and linear layers.
+
+    Args:
+        channels (int): Channels of the feature map.
+        outputs (int): Numbers to predict.
+        convolutions (int): Convolutions 3x3 with as many output as input channels, 1 or 2.
+        linear_layers (int): Linear layers, 1 to 3.
+        hidden_dim (int): Width between linear layers.
+        dropout (float): Dropout before the linear layers.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        convolutions: int = 1,
+        linear_layers: int = 2,
+        hidden_dim: int = 256,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *(
+                layer
+                for _ in range(convolutions)
+                for layer in (nn.Conv2d(channels, channels, kernel_size=3, padding=1), nn.ReLU())
+            )
+        )
+        widths = [channels, *[hidden_dim] * (linear_layers - 1), outputs]
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        for index, (narrow, wide) in enumerate(itertools.pairwise(widths)):
+            layers += [nn.ReLU()] * (index > 0) + [nn.Linear(narrow, wide)]
+        self.linear = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predict.
+
+        Args:
+            features (Tensor): ``(B, C, H, W)``.
+
+        Returns:
+            Tensor: ``(B, outputs)``.
+        """
+        return self.linear(self.convolutions(features).mean(dim=(2, 3)))
+
+
+def train_head(
+    head: nn.Module,
+    features: Tensor,
+    normalization: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    learning_rate: float,
+    max_steps: int,
+    batch_size: int,
+) -> int:
+    """Train a head with SGD as in the paper (momentum 0.9, weight decay 1e-4).
+
+    Args:
+        head (nn.Module): In place; left in eval mode and without gradients.
+        features (Tensor): ``(N, C, H, W)`` of all images, any floating type, may be on disk.
+        normalization (nn.Module): Applied to the features of a batch before the head.
+        loss (Callable[[Tensor, Tensor], Tensor]): Of the predictions and the indices ``(b,)`` of their images.
+        learning_rate (float): Learning rate.
+        max_steps (int): Longest run.
+        batch_size (int): Images per step.
+
+    Returns:
+        int: Steps done; fewer than ``max_steps`` if the loss stopped falling.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+    """
+    parameters = list(head.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=1e-4)
+    head.train()
+    order = torch.empty(0, dtype=torch.long)
+    recent, best, looks, step = 0.0, float("inf"), 0, 0
+    while step < max_steps and looks < _PATIENCE:
+        if len(order) == 0:
+            order = torch.randperm(len(features))
+        chosen, order = order[:batch_size], order[batch_size:]
+        value = loss(head(normalization(features[chosen].float())), chosen)
+        optimizer.zero_grad()
+        value.backward()
+        # The published rate is high for features whose scale nobody knows.
+        nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+        optimizer.step()
+        step += 1
+        recent += value.item() / _LOOK_EVERY
+        if step % _LOOK_EVERY == 0:
+            looks = 0 if recent < 0.99 * best else looks + 1
+            best, recent = min(best, recent), 0.0
+    if not all(torch.isfinite(parameter).all() for parameter in parameters):
+        msg = f"CADA's network diverged after {step} steps. Lower learning_rate (now {learning_rate})."
+        raise FloatingPointError(msg)
+    head.eval()
+    head.requires_grad_(False)
+    return step
+
+
+def smooth_l1(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Sum over the outputs of the smooth L1 loss, mean over images; linear beyond one unit of the targets.
+
+    Args:
+        predictions (Tensor): ``(B, 2)``.
+        targets (Tensor): ``(B, 2)``, in units of their spread: that is the scale ``a`` of the paper.
+
+    Returns:
+        Tensor: Scalar.
+    """
+    return functional.smooth_l1_loss(predictions, targets, reduction="none").sum(dim=1).mean()
+
+
+def category_table(targets: Tensor, categories: Sequence[str], trusted: Tensor) -> tuple[list[str], Tensor]:
+    """Mean of the targets of each category.
+
+    Args:
+        targets (Tensor): ``(N, 2)``.
+        categories (Sequence[str]): Category of each image, length N.
+        trusted (Tensor): Images that count, ``(N,)`` bool; all images of a category that has none of them.
+
+    Returns:
+        tuple[list[str], Tensor]: Sorted names, and ``(K, 2)``.
+    """
+    names = sorted(set(categories))
+    index = torch.tensor([names.index(category) for category in categories])
+    rows = []
+    for k in range(len(names)):
+        own = index == k
+        chosen = own & trusted
+        rows.append(targets[chosen if chosen.any() else own].mean(dim=0))
+    return names, torch.stack(rows)

@@ -1,0 +1,392 @@
+"""CADA around whole models: life cycle, checkpoints, exports, and the models it is proven on."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib import models
+from anomalib.data import InferenceBatch
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from cada_detector import Detector, make_data, make_detector, make_engine, write_images
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from anomalib_unias import CadaPostProcessor, UniAS
+from anomalib_unias.post_processing import (
+    CalibrationDataError,
+    CategoryNeededError,
+    FeatureLayerError,
+    MissingCalibrationError,
+)
+from anomalib_unias.post_processing.calibration import Calibration
+from anomalib_unias.post_processing.calibration_data import CalibrationData
+
+
+class Recorder(CadaPostProcessor):
+    def fit(self, data: CalibrationData) -> Calibration:
+        self.data = data
+        return super().fit(data)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("products"))
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
+    model, engine = make_detector(), make_engine(tmp_path_factory.mktemp("trained"))
+    engine.fit(model, datamodule=make_data(root))
+    return model.eval(), Path(engine.best_model_path)
+
+
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+"""OpenVINO computes in bfloat16 by default where the CPU can."""
+
+
+def test_images(root: Path) -> torch.Tensor:
+    data = make_data(root)
+    data.setup()
+    return torch.stack([data.test_data[i].image for i in range(len(data.test_data))])
+
+
+test_images.__test__ = False
+
+
+def assert_same(ones: InferenceBatch, others: InferenceBatch, tolerance: float = 0.0) -> None:
+    for name in ("pred_score", "anomaly_map", "pred_label"):
+        one, other = (torch.as_tensor(getattr(output, name)).float() for output in (ones, others))
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+
+
+def scores_by_kind(model: Detector, root: Path) -> dict[tuple[str, str], torch.Tensor]:
+    data = make_data(root)
+    data.setup()
+    items = list(data.test_data)
+    with torch.no_grad():
+        scores = model.model(model.pre_processor(torch.stack([item.image for item in items]))).pred_score
+    kinds = [(item.category, "spot" if item.gt_label else "good") for item in items]
+    return {kind: scores[[k == kind for k in kinds]] for kind in set(kinds)}
+
+
+def test_one_threshold_fits_two_products_after_calibration(trained: tuple, root: Path) -> None:
+    model, _ = trained
+    after = scores_by_kind(model, root)
+    calibration, model.post_processor.calibration = model.post_processor.calibration, None
+    before = scores_by_kind(model, root)
+    model.post_processor.calibration = calibration
+    assert before["bright", "good"].min() > before["dark", "spot"].max()
+    normal = torch.cat([after["bright", "good"], after["dark", "good"]])
+    assert normal.max() < min(after["bright", "spot"].min(), after["dark", "spot"].min())
+    torch.testing.assert_close(normal.mean(), torch.tensor(1.0), rtol=0.15, atol=0)
+
+
+def test_normalisation_is_taken_from_calibrated_scores(trained: tuple, root: Path) -> None:
+    model, _ = trained
+    scores = torch.cat(list(scores_by_kind(model, root).values()))
+    torch.testing.assert_close(model.post_processor.image_max, scores.max())
+    torch.testing.assert_close(model.post_processor.image_min, scores.min())
+    assert scores.min() < model.post_processor.image_threshold < scores.max()
+
+
+def test_held_out_images_are_not_trained_on_and_come_back(root: Path, tmp_path: Path) -> None:
+    class Spy(Detector):
+        def training_step(self, batch, *args, **kwargs):
+            seen.update(batch.image_path)
+            return super().training_step(batch, *args, **kwargs)
+
+    seen: set[str] = set()
+    data = make_data(root)
+    recorder = Recorder(feature_layer="encoder", held_out_fraction=0.3)
+    model = Spy(post_processor=recorder)
+    make_engine(tmp_path).fit(model, datamodule=data)
+    assert len(seen) == 12  # of nine images each three are held out
+    assert len(data.train_data) == 18
+    assert recorder.data.unseen.tolist() == 12 * [False] + 6 * [True]
+
+
+def test_a_checkpoint_brings_the_calibration_along(trained: tuple, root: Path) -> None:
+    model, path = trained
+    images = test_images(root)
+    loaded = Detector.load_from_checkpoint(path).eval()
+    assert isinstance(loaded.post_processor, CadaPostProcessor)
+    assert loaded.post_processor.image_score == "max"
+    assert_same(loaded(images), model(images))
+    assert_same(pickle.loads(pickle.dumps(model))(images), model(images))
+
+
+def test_trainer_restores_the_calibration(trained: tuple, root: Path, tmp_path: Path) -> None:
+    model, path = trained
+    fresh = make_detector()
+    predictions = make_engine(tmp_path).predict(fresh, datamodule=make_data(root), ckpt_path=path)
+    scores = torch.cat([batch.pred_score for batch in predictions])
+    with torch.no_grad():
+        expected = model(torch.cat([batch.image for batch in predictions])).pred_score
+    torch.testing.assert_close(scores, expected)
+
+
+def test_another_process_tests_and_exports_from_the_checkpoint(trained: tuple, root: Path, tmp_path: Path) -> None:
+    model, path = trained
+    program = f"""
+import sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from cada_detector import Detector, make_data, make_detector, make_engine
+engine = make_engine(Path({str(tmp_path)!r}))
+batches = engine.predict(make_detector(), datamodule=make_data(Path({str(root)!r})), ckpt_path={str(path)!r})
+torch.save(torch.cat([batch.pred_score for batch in batches]), {str(tmp_path / "scores.pt")!r})
+engine.export(Detector(), "torch", export_root={str(tmp_path)!r}, ckpt_path={str(path)!r})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300)
+    images = test_images(root)
+    with torch.no_grad():
+        expected = model(images)
+        exported = torch.load(tmp_path / "weights/torch/model.pt", weights_only=False)["model"].eval()
+        assert_same(exported(images), expected)
+    torch.testing.assert_close(torch.load(tmp_path / "scores.pt"), expected.pred_score)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"predictor": "regressor"}, {"variant": "cada_b"}])
+def test_exports_contain_the_calibration(root: Path, tmp_path: Path, arguments: dict) -> None:
+    model = make_detector(max_steps=30, **arguments)
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=make_data(root))
+    path = Path(engine.best_model_path)
+    onnx = engine.export(Detector(), "onnx", export_root=tmp_path, input_size=(32, 32), ckpt_path=path)
+    xml = engine.export(model, "openvino", export_root=tmp_path, input_size=(32, 32))
+    session, compiled = onnxruntime.InferenceSession(onnx), openvino.compile_model(xml, "CPU", EXACT)
+    names = [output.name for output in session.get_outputs()]
+    for images in test_images(root).split(3):  # the last batch is smaller
+        with torch.no_grad():
+            expected = model.eval()(images)
+        from_onnx = dict(zip(names, session.run(None, {"input": images.numpy()}), strict=True))
+        from_openvino = {output.get_any_name(): value for output, value in compiled(images.numpy()).items()}
+        for outputs in (from_onnx, from_openvino):
+            assert np.abs(outputs["anomaly_map"] - expected.anomaly_map.numpy()).max() < 1e-4
+            assert np.abs(outputs["pred_score"] - expected.pred_score.numpy()).max() < 1e-4
+
+
+def test_monitored_weights_are_loaded_and_calibrated(root: Path, tmp_path: Path) -> None:
+    # The weight falls in every epoch; the checkpoint keeps its highest value, that of the first epoch.
+    best = ModelCheckpoint(dirpath=tmp_path, filename="best", monitor="weight", mode="max")
+    model, engine = make_detector(rate=0.01), make_engine(tmp_path, [best], max_epochs=3)
+    engine.fit(model, datamodule=make_data(root))
+    latest = engine.trainer.checkpoint_callbacks[0].best_model_path
+    kept, last = torch.load(best.best_model_path), torch.load(latest)
+    assert kept["global_step"] < last["global_step"]
+    assert torch.equal(model.model.weight, kept["state_dict"]["model.weight"])
+    assert kept["anomalib_post_processor_config"]["calibration"]
+    assert torch.equal(kept["state_dict"]["post_processor.image_max"], model.post_processor.image_max)
+    # The last one is there to go on from, and says so when it is used otherwise.
+    assert last["anomalib_post_processor_config"]["calibration"] is None
+    with pytest.raises(MissingCalibrationError, match="engine.fit"):
+        make_engine(tmp_path).test(make_detector(), datamodule=make_data(root), ckpt_path=latest)
+
+
+def test_early_stopping_and_resuming(root: Path, tmp_path: Path) -> None:
+    stop = EarlyStopping("weight", mode="max", patience=1)
+    stopped, engine = make_detector(rate=0.01), make_engine(tmp_path, [stop], max_epochs=9)
+    engine.fit(stopped, datamodule=make_data(root))
+    assert engine.trainer.current_epoch == 2
+    assert stopped.post_processor.calibration is not None
+
+    resumed, again = make_detector(rate=0.01), make_engine(tmp_path, max_epochs=3)
+    again.fit(resumed, datamodule=make_data(root), ckpt_path=engine.best_model_path)
+    assert again.trainer.global_step == 3 * engine.trainer.global_step // 2
+    straight = make_detector(rate=0.01)
+    make_engine(tmp_path, max_epochs=3).fit(straight, datamodule=make_data(root))
+    one, other = resumed.post_processor.calibration, straight.post_processor.calibration
+    torch.testing.assert_close(one.logarithms, other.logarithms, rtol=1e-4, atol=1e-4)
+
+
+def test_runs_limited_by_steps_are_calibrated(root: Path, tmp_path: Path) -> None:
+    model = make_detector()
+    engine = make_engine(tmp_path, max_epochs=-1, max_steps=3)
+    engine.fit(model, datamodule=make_data(root))
+    assert model.post_processor.calibration is not None
+    assert engine.trainer.global_step == 3
+
+
+def test_two_processes_calibrate_like_one(root: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    script = str(Path(__file__).with_name("cada_detector.py"))
+    command = [sys.executable, script, str(root)]
+    runs = [
+        subprocess.Popen(
+            [*command, str(tmp_path / "two.pt"), "2"],
+            env=os.environ | world | {"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    runs.append(subprocess.Popen([*command, str(tmp_path / "one.pt"), "1"]))
+    assert [run.wait(timeout=300) for run in runs] == [0, 0, 0]
+    one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
+    assert one.keys() == two.keys()
+    # The processes share 9 + 9 - 2 training images unevenly and average their gradients: the weight differs a little.
+    for key in one:
+        if "calibration" in key:
+            torch.testing.assert_close(one[key], two[key], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"feature_layer": "nowhere"}, FeatureLayerError, "encoder"),
+        ({"feature_layer": None}, FeatureLayerError, "candidates: encoder"),
+        ({"targets": "validation"}, CalibrationDataError, "test set"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(
+    root: Path, tmp_path: Path, arguments: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_engine(tmp_path).fit(make_detector(**arguments), datamodule=make_data(root))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"variant": "cada_c"}, {"linear_layers": 4}, {"held_out_fraction": 1.0}, {"image_score": "sum"}]
+)
+def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        CadaPostProcessor(**arguments)
+
+
+def test_validation_images_can_be_the_targets(root: Path, tmp_path: Path) -> None:
+    recorder = Recorder(feature_layer="encoder", targets="validation")
+    data = make_data(root, val_split_mode="from_test", val_split_ratio=0.5)
+    make_engine(tmp_path).fit(Detector(post_processor=recorder), datamodule=data)
+    assert recorder.data.unseen.tolist() == 18 * [False] + 4 * [True]
+    assert recorder.data.categories == sorted(recorder.data.categories[:18]) + recorder.data.categories[18:]
+
+
+def test_cada_a_evaluates_and_does_not_export(root: Path, tmp_path: Path) -> None:
+    model, engine = make_detector(variant="cada_a", targets="training"), make_engine(tmp_path)
+    engine.fit(model, datamodule=make_data(root))
+    assert model.post_processor.calibration.categories == ["bright", "dark"]
+    engine.test(model, datamodule=make_data(root))
+    with pytest.raises(CategoryNeededError):
+        model.eval()(test_images(root))
+
+
+def test_an_unfitted_model_says_so(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingCalibrationError):
+        make_engine(tmp_path).test(make_detector(), datamodule=make_data(root))
+    with pytest.raises(MissingCalibrationError):
+        make_detector().eval()(torch.rand(1, 3, 32, 32))
+
+
+def test_a_model_without_cada_refuses_a_calibrated_checkpoint(trained: tuple, root: Path, tmp_path: Path) -> None:
+    _, path = trained
+    with pytest.raises(RuntimeError, match="post_processor.calibration"):
+        make_engine(tmp_path).test(Detector(), datamodule=make_data(root), ckpt_path=path)
+
+
+def test_strange_images_are_reported(
+    trained: tuple, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = trained
+    engine = make_engine(tmp_path)
+    engine.predict(model, data_path=root / "bright" / "test" / "good")
+    assert model.post_processor.unfamiliar == []
+    from PIL import Image
+
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    noise = np.random.default_rng(1).integers(0, 2, size=(32, 32, 3), dtype=np.uint8)
+    Image.fromarray(255 * noise * np.uint8([1, 0, 0])).save(folder / "red.png")
+    engine.predict(model, data_path=folder)
+    assert [Path(path).name for path in model.post_processor.unfamiliar] == ["red.png"]
+    assert "unlike all images" in caplog.text
+
+
+def test_plain_load_from_checkpoint_of_anomalib_still_loses_the_post_processor(root: Path, tmp_path: Path) -> None:
+    """Fails once anomalib restores post-processors by itself: then the hyper-parameters in ``setup`` can go."""
+
+    class Special(PostProcessor):
+        pass
+
+    engine = make_engine(tmp_path)
+    engine.fit(Detector(post_processor=Special()), datamodule=make_data(root))
+    assert type(Detector.load_from_checkpoint(engine.best_model_path).post_processor) is PostProcessor
+
+
+def vit_of_random_weights(post_processor: PostProcessor) -> AnomalibModule:
+    return models.GeneralAD(
+        backbone="vit_tiny_patch16_224",
+        pre_trained=False,
+        image_size=(64, 64),
+        layers=[2],
+        post_processor=post_processor,
+        evaluator=False,
+        visualizer=False,
+    )
+
+
+SIZE = (64, 64)
+
+
+def proven(name: str, post_processor: PostProcessor) -> AnomalibModule:
+    """A small version of a model with random weights."""
+    rest = {"post_processor": post_processor, "evaluator": False, "visualizer": False}
+    if name == "UniAS":
+        return UniAS(SIZE, "resnet18", False, hidden_dim=16, feedforward_dim=32, encoder_layers=1, **rest)
+    if name == "GeneralAD":
+        return vit_of_random_weights(post_processor)
+    kind = getattr(models, name)
+    rest["pre_processor"] = kind.configure_pre_processor(SIZE)
+    if name in {"Patchcore", "Padim", "Fastflow", "ReverseDistillation"}:
+        rest |= {"backbone": "resnet18", "pre_trained": False}
+    if name == "Padim":
+        rest["n_features"] = 20
+    if name == "Fastflow":
+        rest["flow_steps"] = 2
+    if name == "Supersimplenet":
+        rest |= {"backbone": "resnet18", "layers": ["layer2", "layer3"]}
+    return kind(**rest)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["UniAS", "Patchcore", "Padim", "ReverseDistillation", "Fastflow", "GeneralAD", "Stfpm", "Supersimplenet"],
+)
+def test_models(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_weights(monkeypatch)
+    model, engine = proven(name, CadaPostProcessor()), make_engine(tmp_path, max_steps=2)
+    engine.fit(model, datamodule=make_data(root))
+    calibration, model.post_processor.calibration = model.post_processor.calibration, None
+    images = test_images(root)
+    with torch.no_grad():
+        inputs = model.eval().pre_processor(images)
+        plain = model.model(inputs)
+        model.post_processor.calibration = calibration
+        calibrated, final = model.model(inputs), model(images)
+    # Within an image the map is only shifted and stretched.
+    for one, other in zip(plain.anomaly_map.flatten(1), calibrated.anomaly_map.flatten(1), strict=True):
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.999
+    assert not torch.allclose(plain.anomaly_map, calibrated.anomaly_map)
+    loaded = type(model).load_from_checkpoint(engine.best_model_path).eval()
+    with torch.no_grad():
+        assert_same(loaded(images), final, tolerance=1e-5)
+
+
+def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models that insist on pretrained weights do without them: there is no network."""
+    import timm
+
+    create = timm.create_model
+
+    def create_untrained(*args, **kwargs):
+        return create(*args, **(kwargs | {"pretrained": False}))
+
+    monkeypatch.setattr(timm, "create_model", create_untrained)
