@@ -75,7 +75,6 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
     model.train()
     report = check_export_parity(model, datamodule(folder))
     rows = report.frame().set_index("stage")
-    print(report.frame().to_string(), flush=True)
     assert {"lightning predict", "lightning test", "torch", "openvino"} <= set(rows.index)
     assert report.passed, rows.to_string()
     assert rows["image_auroc"].notna().all()
@@ -98,7 +97,6 @@ def test_the_check_finds_what_anomalib_exports_differently(folder, tmp_path):
     model = Padim(backbone="resnet18", pre_trained=False, pre_processor=pre_processor)
     model = trained(model, folder, tmp_path)
     broken = check_export_parity(model, sorted((folder / "bad").iterdir()))
-    print(broken.frame().to_string(), flush=True)
     assert not broken.passed
     guilty = {row.stage for row in broken.rows if ": " in row.stage and broken.differs(row)}
     assert guilty == {"onnx: pre-processing", "openvino: pre-processing"}
