@@ -9,7 +9,7 @@ from which an empty one can be built again, to be filled from a state dict.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -60,7 +60,7 @@ def calibrate(output: InferenceBatch, prediction: Prediction, image_score: Image
         shape = (-1, *[1] * (scores.ndim - 1))
         return (scores - prediction.level.view(shape)) / height.view(shape)
 
-    anomaly_map = transform(output.anomaly_map)
+    anomaly_map = transform(cast("Tensor", output.anomaly_map))
     pixels = anomaly_map.flatten(1)
     if image_score == "model" and output.pred_score is not None:
         score = transform(output.pred_score)

@@ -68,7 +68,7 @@ class NeighborCalibration(Calibration):
         calibration = cls(memory)
         calibration.logarithms.copy_(targets.clamp(min=torch.finfo(torch.float32).tiny).log())
         distances = memory.between()
-        calibration.sharpness.copy_(1 / (2 * _BANDWIDTH * _usual_distance(distances)))
+        calibration.sharpness.fill_(1 / (2 * _BANDWIDTH * _usual_distance(distances)))
         trained = ~unseen
         if not unseen.any():
             return calibration
