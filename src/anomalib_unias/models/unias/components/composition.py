@@ -24,8 +24,8 @@ def compose_kernels(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 class ComposedModule(nn.Module):
     """A module that computes with kernels made of its parameters.
 
-    Without gradients they are made once and kept until a parameter changes. With gradients, and in an exported
-    graph, where a runtime folds them, they are made in every forward. They are neither saved nor copied.
+    Without gradients they are made once and kept until a parameter changes, with gradients in every forward. They are
+    neither saved nor copied.
     """
 
     def __init__(self) -> None:

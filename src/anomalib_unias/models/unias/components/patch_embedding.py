@@ -39,6 +39,9 @@ class PatchEmbedding(ComposedModule):
         Returns:
             torch.Tensor: ``(B, h * w, D)``.
         """
+        if not self.training:
+            # See ResizeHead: the exporter would fold the kernel.
+            return self.plain(feature)
         kernel, bias = self.composed(self._compose)
         return conv2d(feature, kernel, bias, stride=kernel.shape[-1]).flatten(2).mT
 

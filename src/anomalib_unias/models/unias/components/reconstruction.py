@@ -45,7 +45,8 @@ class ResizeHead(ComposedModule):
             torch.Tensor: ``(B, C, h * patch_size, w * patch_size)``.
         """
         size = [side * self.patch_size for side in image.shape[-2:]]
-        if self.patch_size == 1 or min(size) < _SMALLEST_COMPOSED:
+        # In training only: the ONNX exporter takes minutes to fold kernels that are made in the graph.
+        if not self.training or self.patch_size == 1 or min(size) < _SMALLEST_COMPOSED:
             return self.plain(image)
         whole, last_two, bias = self.composed(self._compose)
         resize = [
