@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipe --data DIR --variant "" --variant feature_scaling=none --seeds 0 1 2 --steps 200
 
-DIR holds categories in the layout of MVTec AD. A variant is a list of constructor arguments, ``name=value,...``, that
+DIR holds categories in the layout of MVTec AD. A variant is a list of constructor arguments, ``name=value;...``, that
 replace those of ``configs/model/unias_lite.yaml``; the empty one is the preset itself. Each run is appended to the
 output as soon as it is done, and not repeated if it is there. Columns: ``variant,steps,seed,category,metric,value``;
 the category ``mean`` is the mean of the categories, ``mixed`` their joint set; ``train_seconds`` is the wall time of
@@ -46,7 +46,7 @@ def run(variant: str, steps: int, seed: int, data: Path) -> pd.DataFrame:
     """Train and test one variant."""
     arguments = yaml.safe_load(PRESET.read_text())["model"]["init_args"]
     arguments |= {
-        name: yaml.safe_load(value) for name, value in (part.split("=") for part in variant.split(",") if part)
+        name: yaml.safe_load(value) for name, value in (part.split("=") for part in variant.split(";") if part)
     }
     seed_everything(seed, workers=True)
     model = UniAS(**arguments, visualizer=False)

@@ -48,20 +48,32 @@ class AnomalyMapGenerator(nn.Module):
             gaussian_blur(kernel / 3, kernel, channels=1) if blur else nn.Identity() for kernel in kernels
         )
 
-    def forward(self, targets: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self,
+        targets: Sequence[torch.Tensor],
+        reconstructions: Sequence[torch.Tensor],
+        distance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Compute the anomaly map.
 
         Args:
             targets (Sequence[torch.Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level, shallow to deep.
             reconstructions (Sequence[torch.Tensor]): The same shapes.
+            distance (torch.Tensor | None): Distance to the prototypes ``(B, 1, h, w)``, in [0, 2]. Defaults to
+                ``None``.
 
         Returns:
-            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** number of levels].
+            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** sum of the weights]; with a distance, whose weight is that of
+            all levels together, the square root of the product.
         """
         maps = self.level_maps(targets, reconstructions)
+        weights = self.weights
+        if distance is not None:
+            maps.append(self._resized(distance))
+            weights = (*(weight / 2 for weight in weights), sum(weights) / 2)
         weighted = [
             level_map if weight == 1 else level_map.clamp_min(0) ** weight
-            for level_map, weight in zip(maps, self.weights, strict=True)
+            for level_map, weight in zip(maps, weights, strict=True)
         ]
         product = reduce(mul, weighted)
         return interpolate(product, size=self.image_size, mode="bilinear", align_corners=True)
@@ -81,7 +93,10 @@ class AnomalyMapGenerator(nn.Module):
         maps = []
         for target, reconstruction, smooth in zip(targets, reconstructions, self.smoothers, strict=True):
             distance = 1 - cosine_similarity(target, reconstruction, dim=1).unsqueeze(1)
-            if distance.shape[-2:] != self.product_size:
-                distance = interpolate(distance, size=self.product_size, mode="bilinear", align_corners=False)
-            maps.append(smooth(distance))
+            maps.append(smooth(self._resized(distance)))
         return maps
+
+    def _resized(self, distance: torch.Tensor) -> torch.Tensor:
+        if distance.shape[-2:] == self.product_size:
+            return distance
+        return interpolate(distance, size=self.product_size, mode="bilinear", align_corners=False)

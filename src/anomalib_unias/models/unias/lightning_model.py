@@ -33,6 +33,7 @@ from anomalib_unias.data.feature_cache import (
     weights_identity,
 )
 from anomalib_unias.metrics import UnifiedEvaluator
+from anomalib_unias.metrics.collection import of_all_processes
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
 from anomalib_unias.pre_processing import ExportableResize, exportable_transform
 
@@ -93,6 +94,9 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             two. Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
             deep; ``None`` for 1 as in the paper. Defaults to ``None``.
+        prototypes (int): Number of prototypes of normal features, the distance to which is multiplied into the
+            map with the weight of all levels together, see :class:`NormalPrototypes`; 0 for none as in the paper.
+            Defaults to ``0``.
         principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
             components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
@@ -150,6 +154,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         blur_maps: bool = True,
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
+        prototypes: int = 0,
         principal_component_start: bool = False,
         image_score: ImageScore = "max",
         flatten_cosine: bool = False,
@@ -209,6 +214,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             blur_maps=blur_maps,
             feature_scaling=feature_scaling,
             level_weights=level_weights,
+            prototypes=prototypes,
             image_score=image_score,
         )
         self.loss = UniASLoss(flatten_cosine=flatten_cosine)
@@ -336,25 +342,34 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         torch.set_flush_denormal(False)
 
     def _learn_statistics(self) -> None:
-        """Scale the features, and start from their principal components."""
-        scaler = self.model.scaler
+        """Scale the features, choose prototypes, and start from principal components."""
+        scaler, prototypes = self.model.scaler, self.model.prototypes
         scales = scaler is not None and not scaler.fitted
+        chooses = prototypes is not None and not prototypes.fitted
         starts = self.principal_component_start and self.trainer.global_step == 0
-        if not scales and not starts:
+        if not (scales or chooses or starts):
             return
+        loader: Any = self.trainer.train_dataloader or ()
         sums = [torch.zeros(count, device=self.device) for count in self.model.backbone.channels]
-        batches, examples = 0, []
+        batches, examples, places = 0, [], []
         with torch.random.fork_rng(), torch.no_grad():
-            for batch in islice(self.trainer.train_dataloader or (), _SCALING_BATCHES):
+            for batch in islice(loader, None if chooses else _SCALING_BATCHES):
                 features = self._stored_features(batch) or self._frozen_features(batch.image)
                 for total, feature in zip(sums, features, strict=True):
                     total += feature.square().mean(dim=(0, 2, 3))
                 if batches < _COMPONENT_BATCHES:
                     examples.append(features)
+                if prototypes is not None and chooses:
+                    images = len(loader) * len(features[0]) * self.trainer.world_size
+                    places.append(prototypes.sample(features, images).cpu())
                 batches += 1
             if scaler is not None and scales:
                 means = (self.trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
                 scaler.fit([torch.as_tensor(mean) for mean in means])
+            if prototypes is not None and chooses:
+                prototypes.fit(torch.cat(of_all_processes(torch.cat(places))).to(self.device))
+                # Each process has drawn another first one.
+                prototypes.load_state_dict(self.trainer.strategy.broadcast(prototypes.state_dict()))
             if starts:
                 inputs, targets = self.model.decoder_inputs([torch.cat(level) for level in zip(*examples, strict=True)])
                 start_from_principal_components(self.model.decoder, inputs, targets)

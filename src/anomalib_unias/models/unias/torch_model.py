@@ -10,7 +10,7 @@ from torch import nn
 from anomalib_unias.backbones import FeaturePyramid
 
 from .anomaly_map import AnomalyMapGenerator
-from .components import FeatureFilter, FeatureJitter, FeatureScaler, UniASDecoder
+from .components import FeatureFilter, FeatureJitter, FeatureScaler, NormalPrototypes, UniASDecoder
 from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
 
@@ -54,6 +54,9 @@ class UniASModel(nn.Module):
             Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
             deep; ``None`` for 1 as in the paper. Defaults to ``None``.
+        prototypes (int): Number of prototypes of normal features, the distance to which is multiplied into the
+            map with the weight of all levels together, see :class:`NormalPrototypes`; 0 for none as in the paper.
+            Defaults to ``0``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
             ``"top"`` 1 % of pixels. Defaults to ``"max"``.
 
@@ -85,6 +88,7 @@ class UniASModel(nn.Module):
         blur_maps: bool = True,
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
+        prototypes: int = 0,
         image_score: ImageScore = "max",
     ) -> None:
         super().__init__()
@@ -93,6 +97,9 @@ class UniASModel(nn.Module):
             raise ValueError(msg)
         if feature_scaling not in _EQUALITY:
             msg = f"feature_scaling must be one of {list(_EQUALITY)}, got {feature_scaling!r}."
+            raise ValueError(msg)
+        if prototypes < 0:
+            msg = f"prototypes is a number of prototypes, 0 for none, got {prototypes}."
             raise ValueError(msg)
         self.image_size = image_size
         self.image_score = image_score
@@ -104,6 +111,9 @@ class UniASModel(nn.Module):
 
         equality = _EQUALITY[feature_scaling]
         self.scaler = None if equality is None else FeatureScaler(self.backbone.channels, equality)
+        self.prototypes: NormalPrototypes | None = None
+        if prototypes:
+            self.prototypes = NormalPrototypes(self.backbone.channels, self.backbone.strides, prototypes)
         self.filter = FeatureFilter(self.backbone.channels)
         self.jitter = FeatureJitter(jitter_scale, jitter_probability)
         self.decoder = UniASDecoder(
@@ -138,11 +148,13 @@ class UniASModel(nn.Module):
             ``(B,)`` and the anomaly map ``(B, 1, H, W)``; in training mode the targets and their
             reconstructions, ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
         """
-        targets, reconstructions = self.reconstruct(self.backbone(images))
+        features = self.backbone(images)
+        targets, reconstructions = self.reconstruct(features)
         if self.training:
             return targets, reconstructions
 
-        anomaly_map = self.anomaly_map_generator(targets, reconstructions)
+        distance = None if self.prototypes is None else self.prototypes(features)
+        anomaly_map = self.anomaly_map_generator(targets, reconstructions, distance)
         return InferenceBatch(pred_score=self._score(anomaly_map), anomaly_map=anomaly_map)
 
     def reconstruct(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -7,6 +7,7 @@ from .local_block import MultiGranularityBlock, build_local_block
 from .patch_embedding import PatchEmbedding
 from .pixel_decoder import PixelDecoder
 from .position import neighbor_mask, sine_position_encoding
+from .prototypes import NormalPrototypes
 from .query import LearnedQuery, SampleAwareQuery
 from .reconstruction import ResizeHead, TransposedHead
 
@@ -17,6 +18,7 @@ __all__ = [
     "FeatureScaler",
     "LearnedQuery",
     "MultiGranularityBlock",
+    "NormalPrototypes",
     "PatchEmbedding",
     "PixelDecoder",
     "ResizeHead",

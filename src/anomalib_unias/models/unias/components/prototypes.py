@@ -1,0 +1,114 @@
+"""What normal places look like: prototypes of the features of the frozen network."""
+
+from collections.abc import Sequence
+from math import ceil
+
+import torch
+from anomalib.models.components import KCenterGreedy
+from torch import nn
+from torch.nn.functional import avg_pool2d, interpolate, normalize
+
+_LENGTH = 64
+_POOL = 60_000
+
+
+class NormalPrototypes(nn.Module):
+    """Distance of every place of an image to the nearest prototype of normal places.
+
+    A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and err in other places.
+    The idea is that of PatchCore (Roth et al., CVPR 2022). Here all levels count the same, each by the direction of
+    its feature vector alone, as in the anomaly map of UniAS, so that distances of different products compare; and
+    their number is fixed, whatever the number of images. Not part of the UniAS paper.
+
+    Until it is fitted there is one prototype, zero.
+
+    Args:
+        channels (Sequence[int]): Channels of each level, shallow to deep.
+        strides (Sequence[int]): Image pixels per feature pixel of each level. Prototypes are compared on the grid of
+            the last level but one.
+        count (int): Number of prototypes.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], count: int) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.grid_stride = self.strides[-2:][0]
+        width = sum(channels)
+        self.fitted: torch.Tensor
+        self.mean: torch.Tensor
+        self.components: torch.Tensor
+        self.prototypes: torch.Tensor
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("components", torch.eye(width, min(_LENGTH, width)))
+        self.register_buffer("prototypes", torch.zeros(count, min(_LENGTH, width)))
+
+    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compare with the prototypes.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+
+        Returns:
+            torch.Tensor: ``(B, 1, h, w)``, the mean cosine distance of the levels to the nearest prototype, in
+            [0, 2], as far as the principal components tell.
+        """
+        places = self.describe(features)
+        reduced = (places - self.mean) @ self.components
+        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab)
+        products = reduced @ (-2 * self.prototypes.mT) + self.prototypes.square().sum(dim=1)
+        squared = reduced.square().sum(dim=-1) + products.amin(dim=-1)
+        return squared.clamp_min(0).unsqueeze(1) / 2
+
+    def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average neighbours, bring all levels to the common grid and keep the directions.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+
+        Returns:
+            torch.Tensor: ``(B, h, w, C)``, the levels side by side; half the squared distance of two descriptors is
+            the mean of the cosine distances of their levels.
+        """
+        size = [side * self.strides[-1] // self.grid_stride for side in features[-1].shape[-2:]]
+        levels = []
+        for feature, stride in zip(features, self.strides, strict=True):
+            feature = avg_pool2d(feature, 3, stride=1, padding=1)
+            if stride < self.grid_stride:
+                feature = avg_pool2d(feature, self.grid_stride // stride)
+            elif stride > self.grid_stride:
+                feature = interpolate(feature, size=size, mode="bilinear", align_corners=False)
+            levels.append(normalize(feature, dim=1))
+        return torch.cat(levels, dim=1).movedim(1, -1) / len(levels) ** 0.5
+
+    def sample(self, features: Sequence[torch.Tensor], images: int) -> torch.Tensor:
+        """Draw some places of some images.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+            images (int): Number of images that are drawn from in all.
+
+        Returns:
+            torch.Tensor: Descriptors ``(n, C)``.
+        """
+        places = self.describe(features).flatten(0, 2)
+        count = min(len(places), ceil(_POOL * len(features[0]) / images))
+        return places[torch.randperm(len(places))[:count].to(places.device)]
+
+    @torch.no_grad()
+    def fit(self, places: torch.Tensor) -> None:
+        """Choose the prototypes so that no normal place is far from all of them.
+
+        Args:
+            places (torch.Tensor): Descriptors of normal places ``(n, C)``.
+        """
+        self.mean.copy_(places.mean(dim=0))
+        _, axes = torch.linalg.eigh(torch.cov(places.mT))
+        self.components.copy_(axes[:, -self.components.shape[1] :])
+        reduced = (places - self.mean) @ self.components
+        count = len(self.prototypes)
+        if count < len(reduced):
+            # Three dimensions: otherwise KCenterGreedy projects to more dimensions than there are.
+            reduced = KCenterGreedy(reduced[:, None], (count + 0.5) / len(reduced)).sample_coreset()
+        self.prototypes.copy_(reduced.flatten(1)[torch.arange(count) % len(reduced)])
+        self.fitted.fill_(True)
