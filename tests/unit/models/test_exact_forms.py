@@ -1,6 +1,7 @@
 """The cheap forms of the decoder give what the order of the text gives."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -51,7 +52,7 @@ def test_bilinear_matrix(align_corners):
 @pytest.mark.parametrize("change", ["step", "load", "cast"])
 def test_kept_kernels_follow_the_parameters(change):
     torch.manual_seed(0)
-    head, image = ResizeHead(8, 5, 4).double(), randn(1, 8, 4, 4)
+    head, image = ResizeHead(8, 5, 4).double().eval(), randn(1, 8, 4, 4)
     head(image)
     if change == "step":
         with torch.enable_grad():
@@ -68,12 +69,31 @@ def test_kept_kernels_follow_the_parameters(change):
 def test_kept_kernels_are_neither_made_twice_nor_copied_nor_saved():
     head, image = ResizeHead(8, 5, 4), torch.randn(1, 8, 4, 4)
     size = len(pickle.dumps(head))
+    head.eval()(image)
+    kept = head.composed()
     head(image)
-    kept = head._composed[1]
-    head(image)
-    assert head._composed[1] is kept
-    assert len(pickle.dumps(head)) == size
+    assert all(first is second for first, second in zip(head.composed(), kept, strict=True))
+    assert len(pickle.dumps(head)) < size + 100
     twin = copy.deepcopy(head)
     nn.init.zeros_(twin.convolutions[2].weight)
     torch.testing.assert_close(twin(image), twin.plain(image))
-    assert "_composed" not in "".join(head.state_dict())
+    assert "composed" not in "".join(head.state_dict())
+
+
+@torch.no_grad()
+def test_exported_graph_has_the_kernels_as_constants():
+    head, image = ResizeHead(8, 5, 4).eval(), torch.randn(1, 8, 4, 4)
+    nn.init.constant_(head.convolutions[0].bias, 0.5)
+    head.eval()
+    program = torch.export.export(head, (image,))
+    torch.testing.assert_close(program.module()(image), head.plain(image), rtol=1e-4, atol=1e-5)
+    kernels = {tuple(tensor.shape) for tensor in head.composed()}
+    assert kernels <= {tuple(tensor.shape) for tensor in (*program.constants.values(), *program.state_dict.values())}
+    largest = max(
+        math.prod(node.meta["val"].shape) for node in program.graph.nodes if "conv" in node.name and "val" in node.meta
+    )
+    assert largest < 5 * 8 * 49 * 16
+
+
+def test_gradients_in_eval_mode():
+    assert_equal_with_gradients(ResizeHead(8, 5, 4).double().eval(), randn(1, 8, 3, 4))

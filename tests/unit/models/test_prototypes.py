@@ -4,11 +4,13 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from anomalib.models.components import KCenterGreedy
 from torch.nn.functional import cosine_similarity
 
 from anomalib_unias import UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components import NormalPrototypes
+from anomalib_unias.models.unias.components.prototypes import _KCenterGreedy
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
@@ -55,6 +57,14 @@ def test_sample_is_spread_over_the_images():
     memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
     assert memory.sample(features(2), images=2).shape == (2 * 8 * 12, sum(CHANNELS))
     assert memory.sample(features(2), images=20_000).shape == (6, sum(CHANNELS))
+
+
+def test_selection_is_that_of_anomalib():
+    places = torch.randn(500, 16)
+    torch.manual_seed(0)
+    ours = _KCenterGreedy(places, 40).select_coreset_idxs()
+    torch.manual_seed(0)
+    assert ours == KCenterGreedy(places[:, None], 40.5 / 500).select_coreset_idxs()
 
 
 def test_distance_weighs_as_much_as_all_levels():

@@ -1,6 +1,6 @@
 """Linear convolutions in sequence, composed to one."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -21,36 +21,62 @@ def compose_kernels(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return conv2d(first.transpose(0, 1), second.flip(2, 3), padding=second.shape[-1] - 1).transpose(0, 1)
 
 
-class ComposedModule(nn.Module):
+class ComposedModule(nn.Module, ABC):
     """A module that computes with kernels made of its parameters.
 
-    Without gradients they are made once and kept until a parameter changes, with gradients in every forward. They are
+    In training they are made in every forward. In eval mode without gradients they are made once and kept until a
+    parameter changes; graphs that are compiled or exported get those of the last ``eval()`` as constants. They are
     neither saved nor copied.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._composed: tuple[Any, tuple[torch.Tensor, ...]] | None = None
+        self._made_of: list[tuple[int, int]] | None = None
+        self._kept: list[str] = []
 
-    def composed(self, compose: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-        """Make the kernels, or take those made before.
-
-        Args:
-            compose (Callable[[], tuple[torch.Tensor, ...]]): Makes them.
+    @abstractmethod
+    def compose(self) -> tuple[torch.Tensor, ...]:
+        """Make the kernels.
 
         Returns:
             tuple[torch.Tensor, ...]: The kernels.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return compose()
-        state = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
-        if self._composed is None or self._composed[0] != state:
-            self._composed = (state, compose())
-        return self._composed[1]
+
+    def composed(self) -> tuple[torch.Tensor, ...]:
+        """Make the kernels, or take those made before.
+
+        Returns:
+            tuple[torch.Tensor, ...]: The kernels.
+        """
+        compiling = torch.compiler.is_compiling()
+        if self.training or (torch.is_grad_enabled() and not compiling):
+            return self.compose()
+        if not compiling:
+            self._keep()
+        return tuple(self._buffers[name] for name in self._kept)  # type: ignore[misc]
+
+    def train(self, mode: bool = True) -> "ComposedModule":
+        """Set the mode; the kernels are made for eval mode."""
+        super().train(mode)
+        if not mode:
+            self._keep()
+        return self
+
+    @torch.no_grad()
+    def _keep(self) -> None:
+        made_of = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
+        if self._made_of == made_of:
+            return
+        kernels = self.compose()
+        self._kept = [f"composed_{index}" for index in range(len(kernels))]
+        for name, kernel in zip(self._kept, kernels, strict=True):
+            self.register_buffer(name, kernel.detach().clone(), persistent=False)
+        self._made_of = made_of
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernels out of pickles and copies."""
-        return {**self.__dict__, "_composed": None}
+        buffers = {name: buffer for name, buffer in self._buffers.items() if name not in self._kept}
+        return {**self.__dict__, "_buffers": buffers, "_made_of": None, "_kept": []}
 
 
 def bilinear_matrix(small: int, large: int, like: torch.Tensor, align_corners: bool) -> torch.Tensor:

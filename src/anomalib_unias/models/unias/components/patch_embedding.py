@@ -39,10 +39,7 @@ class PatchEmbedding(ComposedModule):
         Returns:
             torch.Tensor: ``(B, h * w, D)``.
         """
-        if not self.training:
-            # See ResizeHead: the exporter would fold the kernel.
-            return self.plain(feature)
-        kernel, bias = self.composed(self._compose)
+        kernel, bias = self.composed()
         return conv2d(feature, kernel, bias, stride=kernel.shape[-1]).flatten(2).mT
 
     def plain(self, feature: torch.Tensor) -> torch.Tensor:
@@ -56,7 +53,12 @@ class PatchEmbedding(ComposedModule):
         """
         return self.projection(self.embedding(feature)).flatten(2).mT + self.level
 
-    def _compose(self) -> tuple[torch.Tensor, ...]:
+    def compose(self) -> tuple[torch.Tensor, ...]:
+        """Compose embedding, projection and embedding of the level.
+
+        Returns:
+            tuple[torch.Tensor, ...]: Kernel ``(D, in_channels, patch_size, patch_size)`` and bias ``(D,)``.
+        """
         bias = cast("nn.Parameter", self.projection.bias) + self.level
         if not isinstance(self.embedding, nn.Conv2d):
             return self.projection.weight, bias

@@ -108,7 +108,23 @@ class NormalPrototypes(nn.Module):
         reduced = (places - self.mean) @ self.components
         count = len(self.prototypes)
         if count < len(reduced):
-            # Three dimensions: otherwise KCenterGreedy projects to more dimensions than there are.
-            reduced = KCenterGreedy(reduced[:, None], (count + 0.5) / len(reduced)).sample_coreset()
+            reduced = _KCenterGreedy(reduced, count).sample_coreset()
         self.prototypes.copy_(reduced.flatten(1)[torch.arange(count) % len(reduced)])
         self.fitted.fill_(True)
+
+
+class _KCenterGreedy(KCenterGreedy):
+    """Selection without a copy of all places for every prototype.
+
+    Those copies, of anomalib 2.7.0, took all 24 GB of a machine that kept them for later use.
+    """
+
+    def __init__(self, places: torch.Tensor, count: int) -> None:
+        # Three dimensions: two are projected, to more dimensions than there are.
+        super().__init__(places[:, None], (count + 0.5) / len(places))
+        self.squares = places.square().sum(dim=1)
+
+    def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
+        center = self.features[cluster_center]
+        squared = (self.squares - 2 * (self.features @ center) + center @ center).unsqueeze(1)
+        self.min_distances = squared if self.min_distances is None else torch.minimum(self.min_distances, squared)

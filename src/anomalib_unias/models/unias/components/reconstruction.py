@@ -45,10 +45,9 @@ class ResizeHead(ComposedModule):
             torch.Tensor: ``(B, C, h * patch_size, w * patch_size)``.
         """
         size = [side * self.patch_size for side in image.shape[-2:]]
-        # In training only: the ONNX exporter takes minutes to fold kernels that are made in the graph.
-        if not self.training or self.patch_size == 1 or min(size) < _SMALLEST_COMPOSED:
+        if self.patch_size == 1 or min(size) < _SMALLEST_COMPOSED:
             return self.plain(image)
-        whole, last_two, bias = self.composed(self._compose)
+        whole, last_two, bias = self.composed()
         resize = [
             bilinear_matrix(small, large, image, align_corners=True)
             for small, large in zip(image.shape[-2:], size, strict=True)
@@ -73,7 +72,12 @@ class ResizeHead(ComposedModule):
     def _kernels(self) -> list[torch.Tensor]:
         return [cast("nn.Conv2d", convolution).weight for convolution in self.convolutions]
 
-    def _compose(self) -> tuple[torch.Tensor, ...]:
+    def compose(self) -> tuple[torch.Tensor, ...]:
+        """Compose the three convolutions, the last two of them, and what the biases add.
+
+        Returns:
+            tuple[torch.Tensor, ...]: Kernels ``(C, D, 7, 7)`` and ``(C, D, 5, 5)``, image ``(1, C, 5, 5)``.
+        """
         first, second, third = self._kernels()
         last_two = compose_kernels(second, third)
         # What the biases give for an empty image: 5 kinds of rows and columns, told apart by their border.
