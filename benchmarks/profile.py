@@ -25,6 +25,7 @@ from anomalib_unias import UniAS, UniASModel
 # Where a part ends: every module with one of these names below the model is one row.
 PARTS = (
     "backbone",
+    "prototypes",
     "filter",
     "decoder.pixel_decoder",
     "decoder.query",

@@ -16,7 +16,9 @@ from torchmetrics import Metric
 SUBSET_SIZE = 300
 """Number of calibration images that nncf recommends."""
 
-_LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
+# Where the network ends, seen from the anomaly map: at the heads of the decoder and at the features that they are
+# compared with. The smoothing of features is a GroupConvolution, the comparison with prototypes a MatMul.
+_LAST_LAYERS = {"Convolution", "ConvolutionBackpropData"}
 
 
 def quantize_post_training(model: ov.Model, datamodule: AnomalibDataModule) -> ov.Model:
@@ -132,7 +134,7 @@ def _producers(node: ov.Node) -> Iterator[ov.Node]:
 
 def _is_layer(node: ov.Node) -> bool:
     """Whether it has weights. The blur of a map has one channel only."""
-    if node.get_type_name() not in _LAYERS:
+    if node.get_type_name() not in _LAST_LAYERS:
         return False
     channels = node.output(0).partial_shape[1] if node.output(0).partial_shape.rank.get_length() > 1 else None
     return channels is None or channels.is_dynamic or channels.get_length() > 1

@@ -1,10 +1,12 @@
-"""What CADA gains: models of several kinds, one model for all categories, several seeds.
+"""Quality of models of several kinds, one model for all categories, with and without calibration, several seeds.
 
-    python -m benchmarks.cada --root DIR --seeds 0 1 2
+    python -m benchmarks.quality --root DIR --seeds 0 1 2
 
-DIR holds categories in the layout of MVTec AD. Each base model is trained once per seed, on all but the images that
-are held out, and tested once; all calibrations are applied to the same anomaly maps. A model and seed that is in the
-output is not run again. Columns: ``model,calibration,seed,category,metric,value``. ``calibration`` is
+DIR holds categories in the layout of MVTec AD. Each model is trained once per seed, on all normal images but those that
+CADA holds out (a tenth, for all models alike), and tested once; all calibrations are applied to the same anomaly maps.
+All models see images of 224x224 through EfficientNet-Lite0 with ImageNet weights. A model and seed that is in the
+output is not run again. Columns: ``model,calibration,seed,category,metric,value``. ``quality.csv`` has the models as
+they are, and UniAS with CADA; ``cada.csv`` all calibrations:
 
 - ``none``: the model as it is,
 - ``cada_a``, ``cada_b``: with class labels, statistics of the held-out images,
@@ -13,13 +15,19 @@ output is not run again. Columns: ``model,calibration,seed,category,metric,value
 - ``oracle``: each image with the statistics of the other normal TEST images of its true category; an upper bound for
   methods that know one pair of statistics for each category, not a method.
 
-The category ``mean`` is the mean of the categories, ``mixed`` their joint set. ``following`` is how far the predicted
-statistics of defective images are above those of normal ones of their category, as a share of how far their own
-statistics are above them (0: does not follow defects at all). ``fit_seconds`` is the time to fit the calibration,
-without running the model. A picture of the image scores is written beside the table.
+The category ``mean`` is the mean of the categories, ``mixed`` their joint set. ``train_seconds`` includes frozen
+features, ``peak_mb`` is that of the process, ``latency_ms`` that of the network in PyTorch for one image, ``size_mb``
+its weights and memory banks. ``following`` is how far the predicted statistics of defective images are above those of
+normal ones of their category, as a share of how far their own statistics are above them (0: does not follow defects at
+all). ``fit_seconds`` is the time to fit the calibration, without running the model. Pictures of the image scores before
+and after are written beside the tables.
 """
 
 import argparse
+import resource
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,12 +39,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import yaml
+from anomalib import __version__ as anomalib_version
 from anomalib.data import InferenceBatch
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import seed_everything
+from benchmarks.reverse_distillation import LiteReverseDistillation
+from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -44,6 +54,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_unias import CadaPostProcessor, UniAS, UnifiedDataModule
 from anomalib_unias.backbones import register_backbones
 from anomalib_unias.metrics import PixelMetrics
+from anomalib_unias.models.unias.components.prototypes import _KCenterGreedy as SelectedPlaces
 from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
@@ -60,6 +71,13 @@ class Recorder(CadaPostProcessor):
     """Keeps what the calibration was fitted to."""
 
     data: CalibrationData
+    seconds = 0.0
+
+    def on_train_end(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
+        """Fit, and take the time."""
+        started = time.perf_counter()
+        super().on_train_end(trainer, pl_module)
+        self.seconds = time.perf_counter() - started
 
     def fit(self, data: CalibrationData) -> Calibration:
         """Fit, and keep the data."""
@@ -86,33 +104,54 @@ class Tested:
 def build(name: str, post_processor: CadaPostProcessor, coreset: float) -> AnomalibModule:
     """A model by its name in the table."""
     rest = {"post_processor": post_processor, "evaluator": False, "visualizer": False}
-    if name == "UniAS-lite":
+    if name == "unias_lite":
         return UniAS(**yaml.safe_load(PRESET.read_text())["model"]["init_args"], **rest)
     normalize = Normalize(mean=[0.5] * 3, std=[0.5] * 3)
     rest["pre_processor"] = PreProcessor(Compose([Resize(SIZE, antialias=True), normalize]))
-    if name == "Patchcore":
-        return Patchcore(backbone=BACKBONE, layers=LAYERS, coreset_sampling_ratio=coreset, **rest)
-    if name == "Padim":
+    if name == "patchcore":
+        return QuickPatchcore(backbone=BACKBONE, layers=LAYERS, coreset_sampling_ratio=coreset, **rest)
+    if name == "padim":
         return Padim(backbone=BACKBONE, layers=LAYERS, n_features=100, **rest)
-    if name == "Stfpm":
+    if name == "stfpm":
         return Stfpm(backbone=BACKBONE, layers=["blocks.1", *LAYERS], **rest)
-    return Supersimplenet(backbone=BACKBONE, layers=LAYERS, **rest)
+    if name == "supersimplenet":
+        return Supersimplenet(backbone=BACKBONE, layers=LAYERS, **rest)
+    return LiteReverseDistillation(**rest)
 
 
-STEPS = {"UniAS-lite": 1000, "Stfpm": 1000, "Supersimplenet": 1000}
-MODELS = ("UniAS-lite", "Patchcore", "Stfpm", "Supersimplenet", "Padim")
+TRAINED = ("unias_lite", "stfpm", "supersimplenet", "reverse_distillation")
+MODELS = ("unias_lite", "patchcore", "padim", "stfpm", "supersimplenet", "reverse_distillation")
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "dsc", "dsc_best_f1", "aupro")
 
 
-def train(name: str, seed: int, options: argparse.Namespace, datamodule: UnifiedDataModule) -> AnomalibModule:
-    """Train a base model; its calibration is fitted too, but not used."""
+class QuickPatchcore(Patchcore):
+    """Chooses the patches that anomalib's coreset would, by distances that need no copy of all patches.
+
+    Anomalib 2.7.0 copies all patches for every one that it chooses.
+    """
+
+    def fit(self) -> None:
+        """Choose the memory bank."""
+        patches = torch.vstack(self.model.embedding_store)
+        self.model.embedding_store.clear()
+        coreset = SelectedPlaces(patches, int(len(patches) * self.coreset_sampling_ratio)).sample_coreset()
+        self.model.memory_bank = coreset.flatten(1)
+
+
+def train(
+    name: str, seed: int, options: argparse.Namespace, datamodule: UnifiedDataModule
+) -> tuple[AnomalibModule, float]:
+    """Train a base model, and tell the seconds; its calibration is fitted too, but not used."""
     seed_everything(seed, workers=True)
     # CaDA-B keeps feature maps, from which all others can be fitted too; few steps, for it is fitted again below.
     model = build(name, Recorder(variant="cada_b", max_steps=1, seed=seed), options.coreset)
-    length = {"max_steps": options.steps or STEPS[name], "max_epochs": -1} if name in STEPS else {"max_epochs": 1}
+    length = {"max_steps": options.steps, "max_epochs": -1} if name in TRAINED else {"max_epochs": 1}
     with TemporaryDirectory() as folder:
         engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, limit_val_batches=0, **length)
+        started = time.perf_counter()
         engine.fit(model, datamodule=datamodule)
-    return model.eval()
+        seconds = time.perf_counter() - started - model.post_processor.seconds
+    return model.eval(), seconds
 
 
 def test(model: AnomalibModule, datamodule: UnifiedDataModule) -> Tested:
@@ -159,7 +198,7 @@ def oracle(tested: Tested) -> Prediction:
 
 
 def metrics(tested: Tested, maps: Tensor, scores: Tensor) -> dict[tuple[str, str], float]:
-    """Image and pixel AUROC and AP of each category, their mean, and the joint set."""
+    """Metrics of each category, their mean, and the joint set."""
     found: dict[tuple[str, str], float] = {}
     names = sorted(set(tested.categories))
     for category in (*names, "mixed"):
@@ -168,12 +207,31 @@ def metrics(tested: Tested, maps: Tensor, scores: Tensor) -> dict[tuple[str, str
         pixel.update(maps[chosen], tested.masks[chosen])
         values = {name: float(value) for name, value in pixel.compute().items()}
         labels, score = tested.labels[chosen].numpy(), scores[chosen].numpy()
-        found[category, "image_auroc"] = float(roc_auc_score(labels, score))
-        found[category, "image_ap"] = float(average_precision_score(labels, score))
-        found |= {(category, metric): values[metric] for metric in ("pixel_auroc", "pixel_ap")}
-    for metric in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap"):
-        found["mean", metric] = sum(found[name, metric] for name in names) / len(names)
+        values["image_auroc"] = float(roc_auc_score(labels, score))
+        values["image_ap"] = float(average_precision_score(labels, score))
+        found |= {(category, metric): values[metric] for metric in METRICS}
+    for metric in METRICS:
+        found["mean", metric] = statistics.fmean(found[name, metric] for name in names)
     return found
+
+
+def latency_ms(model: AnomalibModule, runs: int = 20) -> float:
+    """Median time of the network for one image."""
+    seconds = []
+    with torch.no_grad():
+        for _ in range(runs):
+            started = time.perf_counter()
+            model.model(torch.rand(1, 3, *SIZE))
+            seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)
+
+
+def cost(model: AnomalibModule, seconds: float) -> list[tuple[str, str, str, float]]:
+    """What a trained model has cost, and costs."""
+    size = sum(tensor.nbytes for tensor in model.model.state_dict().values()) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    values = {"train_seconds": seconds, "peak_mb": peak, "size_mb": size, "latency_ms": latency_ms(model)}
+    return [("none", "mixed", metric, value) for metric, value in values.items()]
 
 
 def following(tested: Tested, prediction: Prediction) -> float:
@@ -193,7 +251,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame
     datamodule = UnifiedDataModule(
         "MVTecAD", "all", root=options.root, train_batch_size=8, eval_batch_size=16, num_workers=0, seed=seed
     )
-    model = train(name, seed, options, datamodule)
+    model, seconds = train(name, seed, options, datamodule)
+    rows = cost(model, seconds)
     tested = test(model, datamodule)
     recorder = model.post_processor
     fitted = recorder.options()
@@ -205,7 +264,6 @@ def run(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame
         "cada": (recorder.data, replace(fitted, variant="cada", predictor="neighbors")),
         "cada_regressor": (training, replace(fitted, variant="cada", predictor="regressor")),
     }
-    rows: list[tuple[str, str, str, float]] = []
     scores = {"none": tested.scores}
     rows += [("none", *key, value) for key, value in metrics(tested, tested.maps, tested.scores).items()]
     for kind in (*kinds, "oracle"):
@@ -245,36 +303,64 @@ def draw(name: str, scores: dict[str, Tensor], tested: Tested, path: Path) -> No
     plt.close(figure)
 
 
+def run_and_save(name: str, seed: int, options: argparse.Namespace) -> None:
+    """Append one model and seed to both tables."""
+    rows, scores, tested = run(name, seed, options)
+    shown = (rows["calibration"] == "none") | ((rows["calibration"] == "cada") & (name == "unias_lite"))
+    for file, part in (("quality.csv", rows[shown & (rows["metric"] != "following")]), ("cada.csv", rows)):
+        path = options.output / file
+        part.to_csv(path, mode="a", header=not path.exists(), index=False)
+    if seed == options.seeds[0]:
+        draw(name, scores, tested, options.output / f"cada_{name}.png")
+
+
+def summarize(options: argparse.Namespace) -> None:
+    """Write mean and spread over the seeds as Markdown."""
+    versions = f"anomalib {anomalib_version}, torch {torch.__version__}"
+    parts = [f"`python -m benchmarks.quality --steps {options.steps} --coreset {options.coreset:g}`, {versions}"]
+    for file in ("quality", "cada"):
+        done = pd.read_csv(options.output / f"{file}.csv")
+        for category in ("mean", "mixed"):
+            part = done[done["category"] == category]
+            groups = part.groupby(["model", "calibration", "metric"], sort=False)["value"]
+            table = groups.agg(["mean", "std"]).fillna(0)
+            texts = table.apply(lambda row: f"{row['mean']:.4g} ± {row['std']:.2g}", axis=1)
+            seeds = part["seed"].nunique()
+            parts += [f"## {file}, {category} ({seeds} seeds)", texts.unstack().to_markdown()]
+    path = options.output / "quality.md"
+    path.write_text("\n\n".join(parts) + "\n")
+    print(f"Written to {path}, with quality.csv, cada.csv and pictures beside it.")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="training steps instead of the usual ones")
-    parser.add_argument("--coreset", type=float, default=0.02, help="share of the patches that Patchcore keeps")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of 8 images")
+    parser.add_argument("--coreset", type=float, default=0.01, help="share of the patches that PatchCore keeps")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cada.csv"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     mpl.use("Agg")
     register_backbones()
     torch.set_num_threads(options.threads)
-    done = pd.read_csv(options.output) if options.output.exists() else pd.DataFrame(columns=COLUMNS)
+    if options.one:
+        run_and_save(options.one[0], int(options.one[1]), options)
+        return
+    table = options.output / "cada.csv"
+    done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=COLUMNS)
     finished = set(zip(done["model"], done["seed"], strict=True))
-    for seed in options.seeds:
-        for name in options.models:
-            if (name, seed) in finished:
-                continue
-            rows, scores, tested = run(name, seed, options)
-            rows.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
-            if seed == options.seeds[0]:
-                draw(name, scores, tested, options.output.with_name(f"cada_{name.lower()}.png"))
-    done = pd.read_csv(options.output)
-    shown = done[done["category"].isin(["mean", "mixed"])]
-    order = ["none", "cada_a", "cada_b", "cada", "cada_regressor", "oracle"]
-    table = shown.pivot_table(index=["model", "calibration"], columns=["category", "metric"], values="value")
-    print(table.reindex(order, level="calibration").round(4).to_string())
-    print(f"Written to {options.output}")
+    jobs = [(name, seed) for seed in options.seeds for name in options.models if (name, seed) not in finished]
+    for number, (name, seed) in enumerate(jobs, start=1):
+        print(f"{number}/{len(jobs)}: {name}, seed {seed}", flush=True)
+        # A process of its own, for its peak memory.
+        command = [sys.executable, "-m", "benchmarks.quality", *sys.argv[1:], "--one", name, str(seed)]
+        if subprocess.run(command, check=False).returncode:
+            print(f"{name}, seed {seed} failed", flush=True)
+    summarize(options)
 
 
 if __name__ == "__main__":
