@@ -22,6 +22,7 @@ _EXPORTS = {
     "UniASModel": "anomalib_unias.models.unias",
     "UnifiedDataModule": "anomalib_unias.data.unified",
     "UnifiedEvaluator": "anomalib_unias.metrics",
+    "assemble": "anomalib_unias.assembly",
     "check_export_parity": "anomalib_unias.deploy",
     "make_exportable": "anomalib_unias.pre_processing",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "UnifiedDataModule",
     "UnifiedEvaluator",
     "__version__",
+    "assemble",
     "check_export_parity",
     "make_exportable",
 ]

@@ -79,14 +79,7 @@ def types_of(model):
 
 
 @pytest.mark.usefixtures("exported_once")
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "FP16",
-        "INT8",
-        pytest.param("INT8_PTQ", marks=pytest.mark.xfail(reason="loses the map of an untrained model", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("kind", ["FP16", "INT8", "INT8_PTQ"])
 def test_compressed_models_keep_their_map(model, datamodule, tmp_path, kind):
     image = torch.rand(1, 3, 100, 120, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -31,13 +31,14 @@ class QuantizableExport(ExportMixin):
             export_root (Path | str): Folder.
             model_file_name (str): Name of the file without suffix. Defaults to ``"model"``.
             input_size (tuple[int, int] | None): Height and width of all images. Defaults to ``None``: any.
-            **kwargs (Any): For ``torch.onnx.export``.
+            **kwargs (Any): For ``torch.onnx.export``. ``optimize`` is off: runtimes optimise by themselves, and it
+                takes longer than all the rest.
 
         Returns:
             Path: The file.
         """
         training = {module: module.training for module in self.modules()}  # type: ignore[attr-defined]
-        path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        path = super().to_onnx(export_root, model_file_name, input_size, **{"optimize": False, **kwargs})
         for module, was_training in training.items():
             module.training = was_training
         return path

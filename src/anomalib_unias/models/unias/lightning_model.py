@@ -19,6 +19,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from platformdirs import user_cache_path
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
@@ -430,7 +431,9 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             OptimizerLRScheduler: Optimiser and scheduler, stepped after every batch.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        # Lightning 2.x does not clip the gradients of a fused optimiser in mixed precision.
+        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
         steps = self.trainer.estimated_stepping_batches
         steps = int(steps) if math.isfinite(steps) else self.training_steps
         scheduler: LRScheduler

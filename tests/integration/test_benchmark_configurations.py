@@ -1,0 +1,71 @@
+"""The configurations for anomalib's benchmark pipeline."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from anomalib.models import get_model
+from anomalib.pipelines import Benchmark
+from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
+from omegaconf import OmegaConf
+
+from anomalib_unias import CadaPostProcessor, UnifiedDataModule, UnifiedEvaluator, assemble
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "benchmark").glob("*.yaml"))
+SMALL = {"backbone": "resnet18", "pre_trained": False}
+
+
+def test_they_are_there():
+    assert [path.stem for path in CONFIGS] == ["mvtecad", "visa"]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_three_models_three_seeds(config):
+    jobs = list(get_iterator_from_grid_dict(yaml.safe_load(config.read_text())["benchmark"]))
+    assert len(jobs) == 9
+    for job in jobs:
+        arguments = {**job["model"]["init_args"], **SMALL}
+        model = get_model({"class_path": job["model"]["class_path"], "init_args": arguments})
+        assert type(model).__name__ == arguments["model"]
+        assert isinstance(model.evaluator, UnifiedEvaluator)
+        assert model.trainer_arguments.get("max_steps", 1) == 10_000 or model.trainer_arguments["max_epochs"] == 1
+        assert len(UnifiedDataModule(**job["data"]["init_args"]).categories) > 10
+
+
+@pytest.mark.parametrize("config", CONFIGS[:1], ids=lambda path: path.stem)
+def test_one_step_of_each(config, tmp_path, monkeypatch, write_category):
+    for category in ("plate", "lid"):
+        write_category(tmp_path / "data", category)
+    content = yaml.safe_load(config.read_text())
+    content["accelerator"] = ["cpu"]
+    benchmark = content["benchmark"]
+    benchmark["seed"] = 0
+    benchmark["model"]["init_args"] |= SMALL | {"trainer_arguments": {"max_steps": 1, "max_epochs": -1}}
+    benchmark["data"]["init_args"] |= {"root": str(tmp_path / "data"), "num_workers": 0, "train_batch_size": 2}
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["anomalib", "--config", "benchmark.yaml"])
+    monkeypatch.setattr("anomalib_unias.UniAS.trainer_arguments", property(lambda _: {}))
+    Benchmark().run()
+    (path,) = tmp_path.glob("runs/**/results.csv")
+    results = pd.read_csv(path)
+    assert list(results["model.init_args.model"]) == ["UniAS", "Patchcore", "ReverseDistillation"]
+    assert results["mixed_pixel_ap"].between(0, 1).all()
+
+
+def test_cada_by_name():
+    config = {
+        "class_path": "anomalib_unias.assemble",
+        "init_args": {"model": "Padim", "post_processor": "CadaPostProcessor"},
+    }
+    config["init_args"] |= SMALL
+    model = get_model(OmegaConf.create(config))
+    assert isinstance(model.post_processor, CadaPostProcessor)
+    assert type(model).__name__ == "Padim"
+
+
+def test_unknown_part():
+    with pytest.raises(ValueError, match="post_processor must be one of CadaPostProcessor"):
+        assemble("Padim", post_processor="Cada", **SMALL)
