@@ -25,5 +25,6 @@ def test_first_steps(tmp_path, monkeypatch):
     assert list((tmp_path / "results").rglob("report/index.html"))
     assert names["results"].loc["mixed", "pixel_ap"] > 0
     preset = yaml.safe_load(PRESET.read_text())["model"]["init_args"]
+    del preset["training_steps"]
     used = {name: names["model"].hparams.get(name) for name in preset}
     assert used == preset
