@@ -54,7 +54,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_unias import CadaPostProcessor, UniAS, UnifiedDataModule
 from anomalib_unias.backbones import register_backbones
 from anomalib_unias.metrics import PixelMetrics
-from anomalib_unias.models.unias.components.prototypes import _KCenterGreedy as SelectedPlaces
+from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
@@ -134,7 +134,7 @@ class QuickPatchcore(Patchcore):
         """Choose the memory bank."""
         patches = torch.vstack(self.model.embedding_store)
         self.model.embedding_store.clear()
-        coreset = SelectedPlaces(patches, int(len(patches) * self.coreset_sampling_ratio)).sample_coreset()
+        coreset = BoundedKCenterGreedy(patches, int(len(patches) * self.coreset_sampling_ratio)).sample_coreset()
         self.model.memory_bank = coreset.flatten(1)
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from anomalib_unias import UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components import NormalPrototypes
-from anomalib_unias.models.unias.components.prototypes import _KCenterGreedy
+from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
@@ -62,7 +62,7 @@ def test_sample_is_spread_over_the_images():
 def test_selection_is_that_of_anomalib():
     places = torch.randn(500, 16)
     torch.manual_seed(0)
-    ours = _KCenterGreedy(places, 40).select_coreset_idxs()
+    ours = BoundedKCenterGreedy(places, 40).select_coreset_idxs()
     torch.manual_seed(0)
     assert ours == KCenterGreedy(places[:, None], 40.5 / 500).select_coreset_idxs()
 

@@ -108,15 +108,19 @@ class NormalPrototypes(nn.Module):
         reduced = (places - self.mean) @ self.components
         count = len(self.prototypes)
         if count < len(reduced):
-            reduced = _KCenterGreedy(reduced, count).sample_coreset()
+            reduced = BoundedKCenterGreedy(reduced, count).sample_coreset()
         self.prototypes.copy_(reduced.flatten(1)[torch.arange(count) % len(reduced)])
         self.fitted.fill_(True)
 
 
-class _KCenterGreedy(KCenterGreedy):
-    """Selection without a copy of all places for every prototype.
+class BoundedKCenterGreedy(KCenterGreedy):
+    """The selection of anomalib's ``KCenterGreedy`` without a copy of all places for every prototype.
 
     Those copies, of anomalib 2.7.0, took all 24 GB of a machine that kept them for later use.
+
+    Args:
+        places (torch.Tensor): Descriptors ``(n, C)``.
+        count (int): Number of places to choose, less than n.
     """
 
     def __init__(self, places: torch.Tensor, count: int) -> None:
@@ -125,6 +129,11 @@ class _KCenterGreedy(KCenterGreedy):
         self.squares = places.square().sum(dim=1)
 
     def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
+        """Take another place into account.
+
+        Args:
+            cluster_center (int | torch.Tensor | None): Index of the place.
+        """
         center = self.features[cluster_center]
         squared = (self.squares - 2 * (self.features @ center) + center @ center).unsqueeze(1)
         self.min_distances = squared if self.min_distances is None else torch.minimum(self.min_distances, squared)
