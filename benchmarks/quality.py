@@ -53,7 +53,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias import CadaPostProcessor, UniAS, UnifiedDataModule
 from anomalib_unias.backbones import register_backbones
-from anomalib_unias.metrics import PixelMetrics
+from anomalib_unias.metrics import PixelMetrics, PixelTable, pixel_metrics
 from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
@@ -201,12 +201,17 @@ def metrics(tested: Tested, maps: Tensor, scores: Tensor) -> dict[tuple[str, str
     """Metrics of each category, their mean, and the joint set."""
     found: dict[tuple[str, str], float] = {}
     names = sorted(set(tested.categories))
-    for category in (*names, "mixed"):
+    tables = {}
+    for category in names:
+        chosen = torch.tensor([category == c for c in tested.categories])
+        pixels = PixelMetrics()
+        pixels.update(maps[chosen], tested.masks[chosen])
+        tables[category] = pixels.table()
+    tables["mixed"] = PixelTable.joint(list(tables.values()), max_rows=2**17)
+    for category, table in tables.items():
         chosen = torch.tensor([category in {c, "mixed"} for c in tested.categories])
-        pixel = PixelMetrics()
-        pixel.update(maps[chosen], tested.masks[chosen])
-        values = {name: float(value) for name, value in pixel.compute().items()}
         labels, score = tested.labels[chosen].numpy(), scores[chosen].numpy()
+        values = pixel_metrics(table)
         values["image_auroc"] = float(roc_auc_score(labels, score))
         values["image_ap"] = float(average_precision_score(labels, score))
         found |= {(category, metric): values[metric] for metric in METRICS}
