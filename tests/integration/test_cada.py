@@ -113,6 +113,15 @@ def test_held_out_images_are_not_trained_on_and_come_back(root: Path, tmp_path: 
     assert recorder.data.unseen.tolist() == 12 * [False] + 6 * [True]
 
 
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_training_images_are_seen_though_training_reads_stored_features(root: Path, tmp_path: Path, cache: str) -> None:
+    small = {"hidden_dim": 16, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3, "visualizer": False}
+    recorder = Recorder()
+    model = UniAS((64, 64), "resnet18", False, post_processor=recorder, feature_cache=cache, **small)
+    make_engine(tmp_path, max_epochs=3).fit(model, datamodule=make_data(root))
+    assert recorder.data.descriptors.unique(dim=0).shape[0] == len(recorder.data)
+
+
 def test_a_checkpoint_brings_the_calibration_along(trained: tuple, root: Path) -> None:
     model, path = trained
     images = test_images(root)

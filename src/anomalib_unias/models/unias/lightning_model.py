@@ -300,6 +300,9 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
                 )
             except FeatureCacheError as error:
                 logger.warning("%s Training computes them in every step instead.", error)
+                return
+        # To count the steps of a run that is limited by epochs, Lightning 2.x has made its loader already.
+        self.trainer.fit_loop._combined_loader = None
 
     def _frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
         images = images.to(self.device)
