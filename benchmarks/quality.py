@@ -332,7 +332,7 @@ def summarize(options: argparse.Namespace) -> None:
             table = groups.agg(["mean", "std"]).fillna(0)
             texts = table.apply(lambda row: f"{row['mean']:.4g} ± {row['std']:.2g}", axis=1)
             seeds = part["seed"].nunique()
-            parts += [f"## {file}, {category} ({seeds} seeds)", texts.unstack().to_markdown()]
+            parts += [f"## {file}, {category} (up to {seeds} seeds)", texts.unstack().to_markdown()]
     path = options.output / "quality.md"
     path.write_text("\n\n".join(parts) + "\n")
     print(f"Written to {path}, with quality.csv, cada.csv and pictures beside it.")
