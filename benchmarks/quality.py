@@ -29,13 +29,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -47,13 +47,13 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from benchmarks.reverse_distillation import LiteReverseDistillation
 from lightning.pytorch import Trainer, seed_everything
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias import CadaPostProcessor, UniAS, UnifiedDataModule
 from anomalib_unias.backbones import register_backbones
-from anomalib_unias.metrics import PixelMetrics, PixelTable, pixel_metrics
+from anomalib_unias.metrics import PixelMetrics
+from anomalib_unias.metrics.unified import unified_metrics
 from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
@@ -96,9 +96,13 @@ class Tested:
     categories: list[str]
     features: list[list[Tensor]]
 
+    def of(self, category: str) -> Tensor:
+        """Images of a category."""
+        return torch.tensor([c == category for c in self.categories])
+
     def normal_of(self, category: str) -> Tensor:
         """Normal images of a category."""
-        return torch.tensor([c == category for c in self.categories]) & ~self.labels
+        return self.of(category) & ~self.labels
 
 
 def build(name: str, post_processor: CadaPostProcessor, coreset: float) -> AnomalibModule:
@@ -199,25 +203,15 @@ def oracle(tested: Tested) -> Prediction:
 
 def metrics(tested: Tested, maps: Tensor, scores: Tensor) -> dict[tuple[str, str], float]:
     """Metrics of each category, their mean, and the joint set."""
-    found: dict[tuple[str, str], float] = {}
-    names = sorted(set(tested.categories))
     tables = {}
-    for category in names:
-        chosen = torch.tensor([category == c for c in tested.categories])
+    for category in sorted(set(tested.categories)):
         pixels = PixelMetrics()
-        pixels.update(maps[chosen], tested.masks[chosen])
+        pixels.update(maps[tested.of(category)], tested.masks[tested.of(category)])
         tables[category] = pixels.table()
-    tables["mixed"] = PixelTable.joint(list(tables.values()), max_rows=2**17)
-    for category, table in tables.items():
-        chosen = torch.tensor([category in {c, "mixed"} for c in tested.categories])
-        labels, score = tested.labels[chosen].numpy(), scores[chosen].numpy()
-        values = pixel_metrics(table)
-        values["image_auroc"] = float(roc_auc_score(labels, score))
-        values["image_ap"] = float(average_precision_score(labels, score))
-        found |= {(category, metric): values[metric] for metric in METRICS}
-    for metric in METRICS:
-        found["mean", metric] = statistics.fmean(found[name, metric] for name in names)
-    return found
+    images = pd.DataFrame({"category": tested.categories, "label": tested.labels, "score": scores, "predicted": np.nan})
+    found = unified_metrics(images, tables, fpr_limit=0.3, max_rows=2**17)
+    found = found[found["metric"].isin(METRICS) & (found["category"] != "gap")]
+    return {(row.category, row.metric): row.value for row in found.itertuples()}
 
 
 def latency_ms(model: AnomalibModule, runs: int = 20) -> float:
@@ -246,7 +240,7 @@ def following(tested: Tested, prediction: Prediction) -> float:
     moves = torch.zeros(2)
     for category in set(tested.categories):
         normal = tested.normal_of(category)
-        defective = torch.tensor([c == category for c in tested.categories]) & tested.labels
+        defective = tested.of(category) & tested.labels
         moves += torch.stack([values[defective].mean() - values[normal].mean() for values in (predicted, own)])
     return float(moves[0] / moves[1])
 
@@ -260,26 +254,25 @@ def run(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame
     rows = cost(model, seconds)
     tested = test(model, datamodule)
     recorder = model.post_processor
-    fitted = recorder.options()
-    fitted = replace(fitted, max_steps=5000)
-    training = replace(recorder.data, unseen=torch.zeros_like(recorder.data.unseen))
+    fitted = replace(recorder.options(), max_steps=5000)
     kinds: dict[str, tuple[CalibrationData, CalibrationOptions]] = {
         "cada_a": (recorder.data, replace(fitted, variant="cada_a")),
         "cada_b": (recorder.data, replace(fitted, variant="cada_b")),
         "cada": (recorder.data, replace(fitted, variant="cada", predictor="neighbors")),
     }
     if options.regressor:
+        training = replace(recorder.data, unseen=torch.zeros_like(recorder.data.unseen))
         kinds["cada_regressor"] = (training, replace(fitted, variant="cada", predictor="regressor"))
     scores = {"none": tested.scores}
     rows += [("none", *key, value) for key, value in metrics(tested, tested.maps, tested.scores).items()]
     for kind in (*kinds, "oracle"):
-        started = time.perf_counter()
-        predictor: Callable[[], Prediction] = lambda: oracle(tested)  # noqa: E731
-        if kind != "oracle":
+        if kind == "oracle":
+            prediction = oracle(tested)
+        else:
+            started = time.perf_counter()
             calibration = fit_calibration(*kinds[kind])
             rows.append((kind, "mixed", "fit_seconds", time.perf_counter() - started))
-            predictor = lambda fit=calibration: predict(fit, tested)  # noqa: E731
-        prediction = predictor()
+            prediction = predict(calibration, tested)
         output = calibrate(InferenceBatch(tested.scores, anomaly_map=tested.maps), prediction, "top")
         scores[kind] = output.pred_score
         rows += [(kind, *key, value) for key, value in metrics(tested, output.anomaly_map, output.pred_score).items()]
@@ -294,7 +287,7 @@ def draw(name: str, scores: dict[str, Tensor], tested: Tested, path: Path) -> No
     shown = ("none", "cada")
     figure, axes = plt.subplots(len(categories), len(shown), sharex="col", figsize=(8, 1.2 * len(categories) + 1))
     for row, category in zip(axes, categories, strict=True):
-        chosen = torch.tensor([c == category for c in tested.categories])
+        chosen = tested.of(category)
         for axis, kind in zip(row, shown, strict=True):
             bins = torch.linspace(scores[kind].min(), scores[kind].quantile(0.98), 40).tolist()
             for label, colour in ((False, "tab:blue"), (True, "tab:red")):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from anomalib.models import get_model
 from anomalib.models.components import AnomalibModule
@@ -73,4 +73,4 @@ def _part(kind: str, name: str) -> Any:
     if name not in _PARTS[kind]:
         msg = f"{kind} must be one of {', '.join(_PARTS[kind])}, got {name!r}."
         raise ValueError(msg)
-    return cast("Any", getattr(import_module("anomalib_unias"), name))
+    return getattr(import_module("anomalib_unias"), name)

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from anomalib_unias.data.feature_cache import FeatureDataset
+from anomalib_unias.data.feature_cache import with_images
 
 from .calibration import Calibration, ImageScore, Statistics, calibrate
 from .calibration_data import CalibrationData, CalibrationDataError, ModelOutput, collect, evaluated_like
@@ -382,10 +382,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         example = getattr(datamodule, "val_data", None) or getattr(datamodule, "test_data", None)
         loader: Any = trainer.train_dataloader
-        trained_on = loader.dataset
-        if isinstance(trained_on, FeatureDataset):
-            trained_on = trained_on.images
-        images = {"training": evaluated_like(trained_on, example)}
+        images = {"training": evaluated_like(with_images(loader.dataset), example)}
         if self._held_out is not None:
             images["held out"] = evaluated_like(self._held_out.images, example)
         elif self.targets == "validation":

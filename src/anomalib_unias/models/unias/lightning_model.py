@@ -28,10 +28,10 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.data.feature_cache import (
     FeatureCacheError,
-    FeatureDataset,
     cached_features,
     is_deterministic,
     weights_identity,
+    with_images,
 )
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.metrics.collection import of_all_processes
@@ -266,10 +266,12 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
 
     def on_fit_end(self) -> None:
         """Give the data module its images back."""
+        self._restore_images()
+
+    def _restore_images(self) -> None:
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        dataset = getattr(datamodule, "train_data", None)
-        if isinstance(dataset, FeatureDataset):
-            datamodule.train_data = dataset.images
+        if hasattr(datamodule, "train_data"):
+            datamodule.train_data = with_images(datamodule.train_data)
 
     def _check_training_set(self) -> None:
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -282,10 +284,9 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             raise ValueError(msg)
 
     def _cache_features(self) -> None:
+        self._restore_images()  # a run that failed has not
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         dataset = getattr(datamodule, "train_data", None)
-        if isinstance(dataset, FeatureDataset):  # a run that failed has left it
-            dataset = datamodule.train_data = dataset.images
         if self.feature_cache == "off" or dataset is None or not is_deterministic(dataset):
             return
         if self._images_to_see(datamodule) <= len(dataset):
