@@ -40,6 +40,10 @@ def project(tmp_path_factory, write_category) -> Path:
         "encoder_layers": 1,
         "neighbor_mask_size": 3,
         "training_steps": 4,
+        # Few operations: exports take their time per operation.
+        "levels": [2, 3],
+        "channel_branch": False,
+        "reconstruction_head": "transposed",
     }
     (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"class_path": "UniAS", "init_args": model}}))
     data = {"root": str(folder / "data"), "category": "plate", "num_workers": 0, "train_batch_size": 2}

@@ -45,6 +45,8 @@ def model():
         feedforward_dim=32,
         encoder_layers=1,
         neighbor_mask_size=3,
+        levels=[2, 3],
+        channel_branch=False,
     ).eval()
     for buffer in model.post_processor.buffers():
         buffer.fill_(0.5)

@@ -1,8 +1,5 @@
 """Two gloo processes, as Lightning starts them, give the results of one."""
 
-import os
-import socket
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +9,7 @@ from given_model import GivenModel, make_images, make_trainer
 
 from anomalib_unias.metrics import PixelMetrics, UnifiedEvaluator
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
+from two_processes import run_in_two_processes
 
 IMAGES = make_images(count=7, size=48, categories=("a", "b"))  # the second process sees one image less than the first
 
@@ -50,23 +48,7 @@ def one_of_two_processes(folder: str) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={**os.environ, **world, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    run_in_two_processes(__file__, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
