@@ -8,6 +8,7 @@ larger than 1 means that ours is better, ``spread`` is the relative interquartil
 """
 
 import argparse
+import inspect
 import resource
 import subprocess
 import sys
@@ -29,16 +30,6 @@ from anomalib_unias.models.unias.loss import UniASLoss
 
 OUTPUT = Path("benchmarks/results/speed.csv")
 LITE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
-TRAINER_ARGUMENTS = {
-    "learning_rate",
-    "weight_decay",
-    "lr_schedule",
-    "gradient_clip_norm",
-    "training_steps",
-    "principal_component_start",
-    "flatten_cosine",
-    "feature_cache",
-}
 
 
 class Predictor(nn.Module):
@@ -66,12 +57,13 @@ class Backbone(nn.Module):
         return tuple(self.backbone(images))
 
 
-def build(preset: str, plain: bool = False) -> UniASModel:
+def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     """Build one of the two presets with random weights."""
     torch.manual_seed(0)
-    arguments = yaml.safe_load(LITE.read_text())["model"]["init_args"] if preset == "lite" else {}
-    arguments = {name: value for name, value in arguments.items() if name not in TRAINER_ARGUMENTS}
-    model = UniASModel(**arguments, pre_trained=False)
+    given = yaml.safe_load(LITE.read_text())["model"]["init_args"] if preset == "lite" else {}
+    # The rest is about training.
+    arguments = {name: value for name, value in given.items() if name in inspect.signature(UniASModel).parameters}
+    model = UniASModel(**{**arguments, **changes, "pre_trained": False})
     return make_plain(model, arguments.get("backbone", "tf_efficientnet_b4")) if plain else model
 
 
@@ -136,6 +128,23 @@ def latency(preset: str, batch: int, runs: int) -> None:
     record(f"unias_{preset} openvino against {against}, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
 
 
+def in_torch(preset: str, batch: int, runs: int) -> None:
+    """Latency in PyTorch: of the plain form, in channels-last memory, and compiled, against eager."""
+    model, plain = build(preset).eval(), build(preset, plain=True).eval()
+    last = build(preset).eval().to(memory_format=torch.channels_last)
+    compiled_model = torch.compile(build(preset).eval())
+    images = torch.randn(batch, 3, 224, 224)
+    images_last = images.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = 1e3 * in_turns(
+            [lambda: plain(images), lambda: model(images), lambda: last(images_last), lambda: compiled_model(images)],
+            runs,
+        )
+    record(f"unias_{preset} torch against plain, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
+    record(f"unias_{preset} torch channels-last against contiguous, batch {batch}", seconds[:, 1], seconds[:, 2], "ms")
+    record(f"unias_{preset} torch compiled against eager, batch {batch}", seconds[:, 1], seconds[:, 3], "ms")
+
+
 def stepper(preset: str, plain: bool, batch: int) -> Callable[[], None]:
     """One training step; ours starts from stored features."""
     model = build(preset, plain).train()
@@ -198,6 +207,8 @@ def main() -> None:
     for batch in (1, 8):
         latency("lite", batch, runs=40 // batch)
     latency("b4", 1, runs=10)
+    in_torch("lite", 1, runs=20)
+    in_torch("b4", 1, runs=7)
     training("lite", 8, runs=5)
     training("b4", 4, runs=2)
     training_memory("lite", 8)

@@ -98,6 +98,9 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         prototypes (int): Number of prototypes of normal features, the distance to which is multiplied into the
             map with the weight of all levels together, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
+        score_weight (float): The map is multiplied by the image score to this power: a pixel is more likely to be
+            defective in an image that is, and normal images fall below a threshold common to all; 0 for the map of
+            the paper. Defaults to ``0.0``.
         principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
             components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
@@ -156,6 +159,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
         prototypes: int = 0,
+        score_weight: float = 0.0,
         principal_component_start: bool = False,
         image_score: ImageScore = "max",
         flatten_cosine: bool = False,
@@ -216,6 +220,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             feature_scaling=feature_scaling,
             level_weights=level_weights,
             prototypes=prototypes,
+            score_weight=score_weight,
             image_score=image_score,
         )
         self.loss = UniASLoss(flatten_cosine=flatten_cosine)

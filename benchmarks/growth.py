@@ -1,0 +1,159 @@
+"""What grows with the image, the batch and the number of products: UniAS-lite beside PatchCore and its memory bank.
+
+    python -m benchmarks.growth
+
+Random weights and images, EfficientNet-Lite0, 60 normal images for each product, one per cent of their patches in the
+bank of PatchCore. Rows ``axis,x,model,metric,value,unit`` are written to benchmarks/results/growth.csv, a plot beside
+it. An epoch of UniAS is the median time of a training step from stored features times the number of steps; that of
+PatchCore, its whole training, is reading features once and choosing the bank (with distances that need no copy of all
+patches, see ``BoundedKCenterGreedy``). Evaluation is the peak memory of pixel metrics for 30 test images of each
+product, those of this package beside those of anomalib.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from benchmarks import metrics_memory
+from benchmarks.speed import build, stepper
+from rich.progress import Progress
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_unias.backbones import register_backbones
+from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
+
+OUTPUT = Path("benchmarks/results/growth.csv")
+COLUMNS = ["axis", "x", "model", "metric", "value", "unit"]
+SIZES, BATCHES, PRODUCTS = (224, 256, 448), (1, 4, 16), (1, 4, 16)
+IMAGES, TEST_IMAGES, STRIDE, BATCH = 60, 30, 8, 8
+RUNS = 10
+
+
+def bank_size(size: int, products: int) -> int:
+    """Patches that PatchCore keeps."""
+    return products * IMAGES * (size // STRIDE) ** 2 // 100
+
+
+def patchcore(size: int, products: int) -> PatchcoreModel:
+    """PatchCore with a bank of random patches."""
+    torch.manual_seed(0)
+    model = PatchcoreModel(layers=["blocks.2", "blocks.4"], backbone="efficientnet_lite0", pre_trained=False).eval()
+    model.memory_bank = torch.rand(bank_size(size, products), sum(model.feature_extractor.out_dims))
+    return model
+
+
+def seconds(function: Callable[[], object], runs: int = RUNS) -> float:
+    """Median after one call that does not count."""
+    function()
+    found = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def inference(model: nn.Module, size: int, batch: int) -> dict[str, tuple[float, str]]:
+    """Cost of one image, and size of the model."""
+    images = torch.rand(batch, 3, size, size)
+    with torch.no_grad():
+        latency = 1000 * seconds(lambda: model(images)) / batch
+        with FlopCounterMode(display=False) as counter:
+            model(images)
+    megabytes = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
+    return {
+        "latency": (latency, "ms/image"),
+        "cost": (counter.get_total_flops() / 2e9 / batch, "GMAC/image"),
+        "model": (megabytes, "MB"),
+    }
+
+
+def epoch_of_unias(products: int) -> float:
+    """Seconds of an epoch from stored features."""
+    return seconds(stepper("lite", plain=False, batch=BATCH), runs=5) * products * IMAGES / BATCH
+
+
+def epoch_of_patchcore(products: int) -> float:
+    """Seconds to read all features and to choose the bank."""
+    model = patchcore(224, products).train()
+    started = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(0, products * IMAGES, BATCH):
+            model(torch.rand(BATCH, 3, 224, 224))
+    patches = torch.vstack(model.embedding_store)
+    BoundedKCenterGreedy(patches, bank_size(224, products)).sample_coreset()
+    return time.perf_counter() - started
+
+
+def measure(axis: str, x: int) -> dict[str, dict[str, tuple[float, str]]]:
+    """Metrics of every model at one point."""
+    size, batch, products = (x if axis == name else default for name, default in DEFAULTS.items())
+    found = {
+        "unias_lite": inference(build("lite", image_size=(size, size)).eval(), size, batch),
+        "patchcore": inference(patchcore(size, products), size, batch),
+    }
+    if axis == "products":
+        found["unias_lite"]["epoch"] = epoch_of_unias(products), "s"
+        found["patchcore"]["epoch"] = epoch_of_patchcore(products), "s"
+        for name, evaluation in (("unias_lite", "ours"), ("patchcore", "anomalib")):
+            memory = metrics_memory.measure(evaluation, products * TEST_IMAGES, limit_gb=10)
+            found[name]["evaluation"] = memory["peak_mb"] if memory else float("nan"), "MB"
+    return found
+
+
+DEFAULTS = {"image_size": 224, "batch": 1, "products": 4}
+AXES = {"image_size": SIZES, "batch": BATCHES, "products": PRODUCTS}
+SHOWN = [
+    ("image_size", "latency"),
+    ("batch", "latency"),
+    ("products", "latency"),
+    ("products", "model"),
+    ("products", "epoch"),
+    ("products", "evaluation"),
+]
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """One panel for each thing that grows."""
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6))
+    for panel, (axis, metric) in zip(axes.flat, SHOWN, strict=True):
+        rows = table[(table["axis"] == axis) & (table["metric"] == metric)]
+        for model, part in rows.groupby("model"):
+            panel.plot(part["x"], part["value"], "o-", label=model)
+        panel.set(xlabel=axis.replace("_", " "), ylabel=f"{metric} ({rows['unit'].iloc[0]})", ylim=(0, None))
+        panel.set_xticks(AXES[axis])
+    axes[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    register_backbones()
+    rows = []
+    with Progress() as progress:
+        task = progress.add_task("growth", total=sum(map(len, AXES.values())))
+        for axis, values in AXES.items():
+            for x in values:
+                for model, metrics in measure(axis, x).items():
+                    rows += [(axis, x, model, metric, round(v, 4), unit) for metric, (v, unit) in metrics.items()]
+                pd.DataFrame(rows, columns=COLUMNS).to_csv(OUTPUT, index=False)
+                progress.advance(task)
+    draw(pd.DataFrame(rows, columns=COLUMNS), OUTPUT.with_suffix(".png"))
+    print(f"Written to {OUTPUT} and {OUTPUT.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
