@@ -123,6 +123,7 @@ class ThroughputInferencer:
         if "pred_score" not in self._names:
             msg = f"{path} has the outputs {self._names}, expected a 'pred_score': export the model with anomalib."
             raise ExportedModelError(msg)
+        self._idle: list[InferRequest] = []
         self.requests: int = requests or self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
     def predict(self, image: AnyImage) -> NumpyImageBatch:
@@ -164,7 +165,7 @@ class ThroughputInferencer:
         Yields:
             Inspected: A result or an error for each image.
         """
-        free = [self._compiled.create_infer_request() for _ in range(self.requests)]
+        free = [self._idle.pop() if self._idle else self._compiled.create_infer_request() for _ in range(self.requests)]
         running: deque[tuple[_Read, InferRequest]] = deque()
         for read in self._read_ahead(images):
             while running and (read is None or len(running) == self.requests):
@@ -176,6 +177,7 @@ class ThroughputInferencer:
                 running.append((read, request))
         while running:
             yield self._finish(*running.popleft(), free)
+        self._idle += free
 
     def _finish(self, read: _Read, request: InferRequest, free: list[InferRequest]) -> Inspected:
         """Wait for an answer, and give its request back."""
