@@ -1,0 +1,143 @@
+"""What CADA costs: to fit it to a data set of the size of VisA, and at every image in OpenVINO.
+
+    python -m benchmarks.cada_cost --checkpoint unias_lite_with_cada.ckpt
+
+The checkpoint is a UniAS with a fitted ``CadaPostProcessor``. Fitting: random features of the shapes of this model for
+8,659 normal images of 12 categories, a tenth of them held out, ``max_steps`` as published; peak memory is that of the
+process above the memory before the features were made. Inference: one image, the network alone, with thresholds and
+normalisation, and with CADA too, in turns. Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``;
+``spread`` is the interquartile range.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib.data import InferenceBatch
+from benchmarks.metrics_memory import memory_mb
+from benchmarks.speed import compiled, in_turns
+from torch import nn
+
+from anomalib_unias import CadaPostProcessor, UniAS
+from anomalib_unias.post_processing import OrderPreservingPostProcessor
+from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics, shrink
+from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
+from anomalib_unias.post_processing.feature_memory import describe
+from anomalib_unias.post_processing.fitting import fit_calibration
+
+OUTPUT = Path("benchmarks/results/cada_cost.csv")
+IMAGES, CATEGORIES = 8659, 12
+VARIANTS = {
+    "cada": {"variant": "cada"},
+    "cada, regressor": {"variant": "cada", "predictor": "regressor"},
+    "cada_b": {"variant": "cada_b"},
+    "cada_a": {"variant": "cada_a"},
+}
+
+
+class Answer(nn.Module):
+    """Score and map of a model with or without its post-processor."""
+
+    def __init__(self, model: UniAS, post_processor: nn.Module | None) -> None:
+        super().__init__()
+        self.pre_processor, self.model = model.pre_processor, model.model
+        self.post_processor = post_processor
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict."""
+        output: InferenceBatch = self.model(self.pre_processor(images))
+        if self.post_processor is not None:
+            output = self.post_processor(output)
+        return output.pred_score, output.anomaly_map
+
+
+def random_data(checkpoint: Path) -> CalibrationData:
+    """Features of the right shapes, statistics that depend on the category."""
+    model = UniAS.load_from_checkpoint(checkpoint).eval()
+    tap = FeatureTap()
+    find_feature_layer(model).register_forward_hook(tap)
+    with torch.no_grad():
+        output = model.model(torch.rand(1, 3, *model.model.image_size))
+    features = tap.take(1)
+    generator = torch.Generator().manual_seed(0)
+    category = torch.arange(IMAGES) % CATEGORIES
+    centres = torch.rand(CATEGORIES, describe(features).shape[1], generator=generator)
+    noise = torch.rand(IMAGES, centres.shape[1], generator=generator)
+    level = (1 + category)[:, None] * map_statistics(output)
+    return CalibrationData(
+        descriptors=centres[category] + noise,
+        statistics=level * (1 + 0.2 * torch.rand(IMAGES, 1, generator=generator)),
+        categories=[str(int(number)) for number in category],
+        unseen=torch.arange(IMAGES) % 10 == 0,
+        maps=torch.rand(IMAGES, *shrink(features[-1]).shape[1:], generator=generator).half(),
+    )
+
+
+def fit(checkpoint: Path, variant: str) -> None:
+    """Fit one variant and print seconds and megabytes."""
+    processor = CadaPostProcessor(**VARIANTS[variant])
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = memory_mb("VmRSS")
+    data = random_data(checkpoint)
+    started = time.perf_counter()
+    fit_calibration(data, processor.options())
+    print(time.perf_counter() - started, memory_mb("VmHWM") - before)
+
+
+def inference(checkpoint: Path, runs: int) -> list[tuple[str, float, str, float]]:
+    """Latency of the network, with post-processing, and with CADA; overheads in per cent."""
+    model = UniAS.load_from_checkpoint(checkpoint).eval()
+    plain = OrderPreservingPostProcessor()
+    for buffer in plain.buffers():
+        buffer.fill_(0.5)
+    kinds = {"network": None, "with post-processing": plain, "with CADA": model.post_processor}
+    requests = [compiled(Answer(model, kind), 1).create_infer_request() for kind in kinds.values()]
+    images = np.random.default_rng(0).random((1, 3, 224, 224), np.float32)
+    seconds = in_turns([lambda request=request: request.infer([images]) for request in requests], runs)
+    rows = [(f"inference, {name}", *middle(1e3 * column, "ms")) for name, column in zip(kinds, seconds.T, strict=True)]
+    for name, column, base in (("CADA", 2, 1), ("post-processing and CADA", 2, 0)):
+        overhead = 100 * (seconds[:, column] / seconds[:, base] - 1)
+        rows.append((f"inference, overhead of {name}", *middle(overhead, "%")))
+    return rows
+
+
+def middle(values: np.ndarray, unit: str) -> tuple[float, str, float]:
+    """Median, unit and interquartile range."""
+    low, high = np.percentile(values, (25, 75))
+    return round(float(np.median(values)), 3), unit, round(float(high - low), 3)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--fit", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.fit:
+        fit(options.checkpoint, options.fit)
+        return
+    rows = inference(options.checkpoint, options.runs)
+    for variant in VARIANTS:
+        # A process of its own, for its peak memory.
+        command = [sys.executable, "-m", "benchmarks.cada_cost", *sys.argv[1:], "--fit", variant]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        seconds, megabytes = map(float, found[-2:])
+        rows.append((f"fit {variant}, {IMAGES} images", round(seconds, 2), "s", 0.0))
+        rows.append((f"fit {variant}, {IMAGES} images, peak memory", round(megabytes), "MB", 0.0))
+        print(rows[-2:], flush=True)
+    table = pd.DataFrame(rows, columns=["name", "value", "unit", "spread"])
+    table.to_csv(OUTPUT, index=False)
+    print(table.to_string(index=False))
+    print(f"Written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()
