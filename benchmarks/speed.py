@@ -3,8 +3,9 @@
     python -m benchmarks.speed
 
 Random weights. What is compared is run in turns, so that both see the same machine; medians of all turns. Rows are
-appended to benchmarks/results/speed.csv as they are done: ``name,baseline,ours,ratio,unit,runs,spread``, ``ratio``
-larger than 1 means that ours is better, ``spread`` is the relative interquartile range of the ratio.
+written to benchmarks/results/speed.csv as they are done, in place of older ones of the same name:
+``name,baseline,ours,ratio,unit,runs,spread``. A ``ratio`` larger than 1 means that ours is better; ``spread`` is the
+relative interquartile range of the ratio.
 """
 
 import argparse
@@ -101,7 +102,8 @@ def record(name: str, baseline: np.ndarray, ours: np.ndarray, unit: str) -> None
     }
     print(row, flush=True)
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame([row]).to_csv(OUTPUT, mode="a", header=not OUTPUT.exists(), index=False)
+    others = pd.read_csv(OUTPUT).query("name != @row['name']") if OUTPUT.exists() else None
+    pd.concat([others, pd.DataFrame([row])]).to_csv(OUTPUT, index=False)
 
 
 def cost() -> None:
@@ -128,21 +130,27 @@ def latency(preset: str, batch: int, runs: int) -> None:
     record(f"unias_{preset} openvino against {against}, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
 
 
-def in_torch(preset: str, batch: int, runs: int) -> None:
-    """Latency in PyTorch: of the plain form, in channels-last memory, and compiled, against eager."""
+def in_torch(preset: str, runs: int) -> None:
+    """Latency in PyTorch against the plain form."""
     model, plain = build(preset).eval(), build(preset, plain=True).eval()
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        seconds = 1e3 * in_turns([lambda: plain(images), lambda: model(images)], runs)
+    record(f"unias_{preset} torch against plain, batch 1", seconds[:, 0], seconds[:, 1], "ms")
+
+
+def layouts(preset: str, runs: int) -> None:
+    """Latency in PyTorch of channels-last memory and of the compiled model, against eager."""
+    model = build(preset).eval()
     last = build(preset).eval().to(memory_format=torch.channels_last)
     compiled_model = torch.compile(build(preset).eval())
-    images = torch.randn(batch, 3, 224, 224)
+    images = torch.randn(1, 3, 224, 224)
     images_last = images.to(memory_format=torch.channels_last)
+    calls = [lambda: model(images), lambda: last(images_last), lambda: compiled_model(images)]
     with torch.no_grad():
-        seconds = 1e3 * in_turns(
-            [lambda: plain(images), lambda: model(images), lambda: last(images_last), lambda: compiled_model(images)],
-            runs,
-        )
-    record(f"unias_{preset} torch against plain, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
-    record(f"unias_{preset} torch channels-last against contiguous, batch {batch}", seconds[:, 1], seconds[:, 2], "ms")
-    record(f"unias_{preset} torch compiled against eager, batch {batch}", seconds[:, 1], seconds[:, 3], "ms")
+        seconds = 1e3 * in_turns(calls, runs)
+    record(f"unias_{preset} torch channels-last against contiguous, batch 1", seconds[:, 0], seconds[:, 1], "ms")
+    record(f"unias_{preset} torch compiled against eager, batch 1", seconds[:, 0], seconds[:, 2], "ms")
 
 
 def stepper(preset: str, plain: bool, batch: int) -> Callable[[], None]:
@@ -187,9 +195,25 @@ def training_memory(preset: str, batch: int) -> None:
     record(f"unias_{preset} training memory, batch {batch}", np.array(peaks[0]), np.array(peaks[1]), "MB")
 
 
+PARTS: dict[str, Callable[[], None]] = {
+    "cost": cost,
+    "openvino_lite": lambda: latency("lite", 1, runs=40),
+    "openvino_lite_8": lambda: latency("lite", 8, runs=5),
+    "openvino_b4": lambda: latency("b4", 1, runs=10),
+    "torch_lite": lambda: in_torch("lite", runs=20),
+    "torch_b4": lambda: in_torch("b4", runs=5),
+    "layouts_lite": lambda: layouts("lite", runs=20),
+    "training_lite": lambda: training("lite", 8, runs=5),
+    "training_b4": lambda: training("b4", 4, runs=2),
+    "memory_lite": lambda: training_memory("lite", 8),
+    "memory_b4": lambda: training_memory("b4", 4),
+}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -202,17 +226,8 @@ def main() -> None:
         step()
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         return
-    OUTPUT.unlink(missing_ok=True)
-    cost()
-    for batch in (1, 8):
-        latency("lite", batch, runs=40 // batch)
-    latency("b4", 1, runs=10)
-    in_torch("lite", 1, runs=20)
-    in_torch("b4", 1, runs=7)
-    training("lite", 8, runs=5)
-    training("b4", 4, runs=2)
-    training_memory("lite", 8)
-    training_memory("b4", 4)
+    for part in options.parts:
+        PARTS[part]()
     print(f"Written to {OUTPUT}")
 
 
