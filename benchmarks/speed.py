@@ -153,7 +153,7 @@ def layouts(preset: str, runs: int) -> None:
     record(f"unias_{preset} torch compiled against eager, batch 1", seconds[:, 0], seconds[:, 2], "ms")
 
 
-def stepper(preset: str, plain: bool, batch: int) -> Callable[[], None]:
+def stepper(preset: str, plain: bool, batch: int, bfloat16: bool = False) -> Callable[[], None]:
     """One training step; ours starts from stored features."""
     model = build(preset, plain).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -162,8 +162,11 @@ def stepper(preset: str, plain: bool, batch: int) -> Callable[[], None]:
     features = model.backbone(images)
 
     def step() -> None:
+        torch.set_flush_denormal(not plain)  # as UniAS does at the start of training
         optimizer.zero_grad()
-        loss(*model.reconstruct(model.backbone(images) if plain else features)).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            value = loss(*model.reconstruct(model.backbone(images) if plain else features))
+        value.backward()
         nn.utils.clip_grad_norm_(parameters, 0.1)
         optimizer.step()
 
@@ -172,8 +175,15 @@ def stepper(preset: str, plain: bool, batch: int) -> Callable[[], None]:
 
 def training(preset: str, batch: int, runs: int) -> None:
     """Seconds per image of a training step."""
-    seconds = in_turns([stepper(preset, plain, batch) for plain in (True, False)], runs) / batch
-    record(f"unias_{preset} training step, batch {batch}", seconds[:, 0], seconds[:, 1], "s/image")
+    steppers = [
+        stepper(preset, True, batch),
+        stepper(preset, False, batch),
+        stepper(preset, False, batch, bfloat16=True),
+    ]
+    seconds = in_turns(steppers, runs) / batch
+    name = f"unias_{preset} training step, batch {batch}"
+    record(name, seconds[:, 0], seconds[:, 1], "s/image")
+    record(f"{name}, ours in bfloat16", seconds[:, 0], seconds[:, 2], "s/image")
 
 
 def training_memory(preset: str, batch: int) -> None:

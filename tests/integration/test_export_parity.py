@@ -8,10 +8,12 @@ from anomalib.data import Folder
 from anomalib.data.utils import ValSplitMode
 from anomalib.engine import Engine
 from anomalib.models import Padim
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from anomalib_unias import UniAS
 from anomalib_unias.deploy import check_export_parity
+from anomalib_unias.deploy.parity import _files_and_labels
 
 # Name of the file, height and width, mode.
 FILES = [
@@ -47,7 +49,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def datamodule(folder):
+def datamodule(folder, val_split_mode=ValSplitMode.SAME_AS_TEST):
     return Folder(
         name="originals",
         root=folder,
@@ -57,7 +59,7 @@ def datamodule(folder):
         train_batch_size=2,
         eval_batch_size=3,
         num_workers=0,
-        val_split_mode=ValSplitMode.SAME_AS_TEST,
+        val_split_mode=val_split_mode,
     )
 
 
@@ -89,6 +91,14 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
     columns = ["model", "calibration", "stage", "max_score_diff", "max_map_diff", "label_flips", "image_auroc"]
     assert list(written.columns) == columns
     assert len(written) == 2 * len(rows)
+
+
+def test_random_splits_are_drawn_once(folder):
+    data = datamodule(folder, ValSplitMode.FROM_TEST)
+    files, labels = _files_and_labels(data, None)
+    data.setup(TrainerFn.TESTING)  # by the trainer of the check
+    assert [str(file) for file in files] == list(data.test_data.samples["image_path"])
+    assert 0 < len(labels) == len(files) < 2 * len(FILES)
 
 
 def test_the_check_finds_what_anomalib_exports_differently(folder, tmp_path):

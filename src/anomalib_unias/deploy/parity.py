@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -184,7 +185,8 @@ def _files_and_labels(
 ) -> tuple[list[Path], list[int]]:
     if isinstance(data, AnomalibDataModule):
         data.prepare_data()
-        data.setup()
+        # As a trainer would: anomalib 2.7.0 draws random splits again after a set-up by anybody else.
+        data.setup(TrainerFn.TESTING)
         samples = data.test_data.samples
         return [Path(path) for path in samples["image_path"]], [int(label) for label in samples["label_index"]]
     files = [Path(path) for path in data]
