@@ -18,6 +18,7 @@ import torch
 from anomalib.deploy import CompressionType
 from benchmarks.quality import Tested, metrics
 from rich.progress import track
+from torchvision.tv_tensors import Mask
 
 from anomalib_unias import UniAS, UnifiedDataModule
 from anomalib_unias.deploy import ThroughputInferencer
@@ -59,7 +60,8 @@ def test(
     times: dict[str, list[float]] = {name: [] for name in lines}
     masks, labels, categories = [], [], []
     for item in track(datamodule.test_data, "test images"):
-        masks.append(model.pre_processor.transform(item.image[None], item.gt_mask[None])[1].bool())
+        mask = Mask(item.gt_mask[None])  # indexing forgets what it is
+        masks.append(model.pre_processor.transform(item.image[None], mask)[1].bool())
         labels.append(bool(item.gt_label))
         categories.append(item.category)
         for name, line in lines.items():
