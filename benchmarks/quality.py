@@ -313,8 +313,27 @@ def run_and_save(name: str, seed: int, options: argparse.Namespace) -> None:
         draw(name, scores, tested, options.output / f"cada_{name}.png")
 
 
+def draw_quality(table: pd.DataFrame, path: Path) -> None:
+    """Bars of the main metrics, mean of the categories and joint set, with the standard deviation over the seeds."""
+    metrics_shown = ("image_auroc", "pixel_ap", "dsc_best_f1")
+    figure, axes = plt.subplots(1, len(metrics_shown), figsize=(12, 4), sharey=True)
+    for axis, metric in zip(axes, metrics_shown, strict=True):
+        part = table[(table["metric"] == metric) & table["category"].isin(["mean", "mixed"])]
+        name = part["model"] + part["calibration"].map({"none": "", "cada": " + CADA"})
+        values = (
+            part.assign(name=name).groupby(["name", "category"], sort=False)["value"].agg(["mean", "std"]).unstack()
+        )
+        values["mean"].plot.barh(
+            ax=axis, xerr=values["std"], title=metric, legend=axis is axes[0], xlabel="", ylabel=""
+        )
+    axes[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def summarize(options: argparse.Namespace) -> None:
-    """Write mean and spread over the seeds as Markdown."""
+    """Write mean and spread over the seeds as Markdown and as a picture."""
     versions = f"anomalib {anomalib_version}, torch {torch.__version__}"
     parts = [f"`python -m benchmarks.quality --steps {options.steps} --coreset {options.coreset:g}`, {versions}"]
     for file in ("quality", "cada"):
@@ -326,6 +345,7 @@ def summarize(options: argparse.Namespace) -> None:
             texts = table.apply(lambda row: f"{row['mean']:.4g} ± {row['std']:.2g}", axis=1)
             seeds = part["seed"].nunique()
             parts += [f"## {file}, {category} (up to {seeds} seeds)", texts.unstack().to_markdown()]
+    draw_quality(pd.read_csv(options.output / "quality.csv"), options.output / "quality.png")
     path = options.output / "quality.md"
     path.write_text("\n\n".join(parts) + "\n")
     print(f"Written to {path}, with quality.csv, cada.csv and pictures beside it.")
