@@ -13,6 +13,7 @@ import itertools
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -25,18 +26,21 @@ from anomalib_unias import UniAS
 from anomalib_unias.deploy import check_export_parity
 
 SIZES = [(200, 333), (256, 256), (480, 640), (777, 512), (1080, 1920), (2000, 1500)]
-KINDS = [("png", "RGB"), ("jpg", "RGB"), ("png", "L"), ("jpg", "L"), ("png", "I;16")]
+KINDS = [("png", "RGB"), ("jpg", "RGB"), ("png", "L"), ("jpg", "L"), ("png", "I;16"), ("png", "RGB16")]
 
 
 def rewrite(source: Path, target: Path, size: tuple[int, int], mode: str) -> None:
     """Write an image with another size and another kind of pixels."""
-    image = Image.open(source).convert("L" if mode == "I;16" else mode)
+    image = Image.open(source).convert("RGB" if mode == "RGB16" else "L" if mode == "I;16" else mode)
     image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-    if mode == "I;16":
-        # As 8 bits in the upper byte; anomalib reads all values above 255 as white.
-        image = Image.fromarray(np.array(image).astype(np.uint16) * 257)
     target.parent.mkdir(parents=True, exist_ok=True)
-    image.save(target)
+    if mode == "RGB16":
+        cv2.imwrite(str(target), np.array(image)[..., ::-1].astype(np.uint16) * 257)
+    elif mode == "I;16":
+        # As dark as 8 bits: anomalib 2.7.0 reads all values above 255 as white.
+        Image.fromarray(np.array(image).astype(np.uint16)).save(target)
+    else:
+        image.save(target)
 
 
 def write_originals(data: Path, folder: Path, limit: int) -> None:

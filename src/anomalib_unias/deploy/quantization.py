@@ -16,8 +16,8 @@ from torchmetrics import Metric
 SUBSET_SIZE = 300
 """Number of calibration images that nncf recommends."""
 
-# Where the network ends, seen from the anomaly map: at the heads of the decoder and at the features that they are
-# compared with. The smoothing of features is a GroupConvolution, the comparison with prototypes a MatMul.
+# Where the network ends, seen from the anomaly map: at the heads of the decoder and at the frozen features that they
+# are compared with. The smoothing of features is a GroupConvolution, the comparison with prototypes a MatMul.
 _LAST_LAYERS = {"Convolution", "ConvolutionBackpropData"}
 
 
@@ -25,8 +25,9 @@ def quantize_post_training(model: ov.Model, datamodule: AnomalibDataModule) -> o
     """Quantise the weights and activations of a network to eight bits.
 
     anomalib 2.7.0 lets nncf quantise everything: resizing, cosine distances and normalisation of scores in eight bits
-    leave little of an anomaly map. Here these stay as they are, and attention is treated as such. Images are taken
-    one by one: they can have different sizes.
+    leave little of an anomaly map. Here these stay as they are, and attention is treated as such. So does the frozen
+    network whose features are compared: on products of little contrast its rounding is larger than what is compared.
+    Images are taken one by one: they can have different sizes.
 
     Args:
         model (ov.Model): Exported model in full precision.
@@ -88,17 +89,30 @@ def quantize_with_accuracy_control(
 
 
 def outside_network(model: ov.Model) -> nncf.IgnoredScope:
-    """Find the operations before the first layer and after the last layers of a network.
+    """Find what is not quantised: all but the decoder.
 
     Args:
         model (ov.Model): Exported model.
 
     Returns:
-        nncf.IgnoredScope: Names of the pre-processing, the anomaly map and the post-processing.
+        nncf.IgnoredScope: Names of the pre-processing, the frozen network if its features are compared with those of a
+        decoder, the anomaly map and the post-processing.
     """
     before = _walk(model.get_parameters(), _consumers, lambda node: "Convolution" in node.get_type_name())
     after = _walk(model.get_results(), _producers, _is_layer)
-    names = {node.get_friendly_name() for node in (*before, *after)}
+    last_layers = {node.get_friendly_name(): node for each in after for node in _producers(each) if _is_layer(node)}
+    needed = {
+        name: {node.get_friendly_name() for node in _walk([layer], _producers, lambda _: False)}
+        for name, layer in last_layers.items()
+    }
+    # A last layer that another one needs gives features that are compared: they, and what they are computed from.
+    frozen = {
+        node
+        for name, nodes in needed.items()
+        if any(name in others for other, others in needed.items() if other != name)
+        for node in nodes
+    }
+    names = frozen.union(node.get_friendly_name() for node in (*before, *after))
     return nncf.IgnoredScope(names=sorted(names), validate=False)
 
 
