@@ -10,7 +10,6 @@ relative interquartile range of the ratio.
 
 import argparse
 import inspect
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import openvino as ov
 import pandas as pd
 import torch
 import yaml
+from benchmarks.metrics_memory import memory_mb
 from benchmarks.plain import make_plain
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -189,20 +189,13 @@ def training(preset: str, batch: int, runs: int) -> None:
 def training_memory(preset: str, batch: int) -> None:
     """Peak memory of two training steps above that of the built model, each in a process of its own."""
     peaks = []
-    for plain in (True, False):
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "benchmarks.speed",
-            "--memory-of",
-            preset,
-            str(plain),
-            str(batch),
-        ]
+    for plain, bfloat16 in ((True, False), (False, False), (False, True)):
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--memory-of", preset]
+        command += [str(int(plain)), str(batch), str(int(bfloat16))]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
-    record(f"unias_{preset} training memory, batch {batch}", np.array(peaks[0]), np.array(peaks[1]), "MB")
+    name = f"unias_{preset} training memory, batch {batch}"
+    record(name, np.array(peaks[0]), np.array(peaks[1]), "MB")
+    record(f"{name}, ours in bfloat16", np.array(peaks[0]), np.array(peaks[2]), "MB")
 
 
 PARTS: dict[str, Callable[[], None]] = {
@@ -225,16 +218,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        preset, plain, batch = options.memory_of
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step = stepper(preset, plain == "True", int(batch))
+        preset, *numbers = options.memory_of
+        plain, batch, bfloat16 = map(int, numbers)
+        step = stepper(preset, bool(plain), batch, bool(bfloat16))
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before = memory_mb("VmRSS")
         step()
         step()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(memory_mb("VmHWM") - before)
         return
     for part in options.parts:
         PARTS[part]()
