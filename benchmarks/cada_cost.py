@@ -18,10 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from anomalib.data import InferenceBatch
-from benchmarks.metrics_memory import memory_mb
-from benchmarks.speed import compiled, in_turns
-from torch import nn
+from benchmarks.metrics_memory import memory_mb, start_peak
+from benchmarks.speed import Predictor, compiled, in_turns
 
 from anomalib_unias import CadaPostProcessor, UniAS
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
@@ -38,22 +36,6 @@ VARIANTS = {
     "cada_b": {"variant": "cada_b"},
     "cada_a": {"variant": "cada_a"},
 }
-
-
-class Answer(nn.Module):
-    """Score and map of a model with or without its post-processor."""
-
-    def __init__(self, model: UniAS, post_processor: nn.Module | None) -> None:
-        super().__init__()
-        self.pre_processor, self.model = model.pre_processor, model.model
-        self.post_processor = post_processor
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict."""
-        output: InferenceBatch = self.model(self.pre_processor(images))
-        if self.post_processor is not None:
-            output = self.post_processor(output)
-        return output.pred_score, output.anomaly_map
 
 
 def random_data(checkpoint: Path) -> CalibrationData:
@@ -81,8 +63,7 @@ def random_data(checkpoint: Path) -> CalibrationData:
 def fit(checkpoint: Path, variant: str) -> None:
     """Fit one variant and print seconds and megabytes."""
     processor = CadaPostProcessor(**VARIANTS[variant])
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = memory_mb("VmRSS")
+    before = start_peak()
     data = random_data(checkpoint)
     started = time.perf_counter()
     fit_calibration(data, processor.options())
@@ -96,7 +77,10 @@ def inference(checkpoint: Path, runs: int) -> list[tuple[str, float, str, float]
     for buffer in plain.buffers():
         buffer.fill_(0.5)
     kinds = {"network": None, "with post-processing": plain, "with CADA": model.post_processor}
-    requests = [compiled(Answer(model, kind), 1).create_infer_request() for kind in kinds.values()]
+    requests = []
+    for kind in kinds.values():
+        model.post_processor = kind
+        requests.append(compiled(Predictor(model), 1).create_infer_request())
     images = np.random.default_rng(0).random((1, 3, 224, 224), np.float32)
     seconds = in_turns([lambda request=request: request.infer([images]) for request in requests], runs)
     rows = [(f"inference, {name}", *middle(1e3 * column, "ms")) for name, column in zip(kinds, seconds.T, strict=True)]

@@ -14,17 +14,17 @@ of anomalib.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from benchmarks import metrics_memory
-from benchmarks.speed import build, stepper
+from benchmarks.speed import build, in_turns, stepper
 from rich.progress import track
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,14 +53,8 @@ def patchcore(size: int, products: int) -> PatchcoreModel:
 
 
 def seconds(function: Callable[[], object], runs: int = RUNS) -> float:
-    """Median after one call that does not count."""
-    function()
-    found = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        function()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+    """Median of all calls."""
+    return float(np.median(in_turns([function], runs)))
 
 
 def inference(model: nn.Module, size: int, batch: int) -> dict[str, tuple[float, str]]:

@@ -114,13 +114,18 @@ def memory_mb(field: str, process: int | str = "self") -> float:
     return 0.0  # the process has just ended
 
 
+def start_peak() -> float:
+    """Forget the peak of this process; what its ``VmHWM`` is to be compared with."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_mb("VmRSS")
+
+
 def measure_here(implementation: str, images: int) -> dict[str, float]:
     """Run one implementation in this process."""
     torch.set_num_threads(1)
     next(make_batches(1))
     metrics = IMPLEMENTATIONS[implementation]()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, seconds = memory_mb("VmRSS"), 0.0
+    before, seconds = start_peak(), 0.0
     for batch in make_batches(images):
         start = time.process_time()
         metrics.update(batch)

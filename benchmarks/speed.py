@@ -21,7 +21,7 @@ import openvino as ov
 import pandas as pd
 import torch
 import yaml
-from benchmarks.metrics_memory import memory_mb
+from benchmarks.metrics_memory import memory_mb, start_peak
 from benchmarks.plain import make_plain
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,7 +36,7 @@ LITE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 class Predictor(nn.Module):
     """Score and map as a tuple."""
 
-    def __init__(self, model: UniASModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
@@ -62,8 +62,8 @@ def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     """Build one of the two presets with random weights."""
     torch.manual_seed(0)
     given = yaml.safe_load(LITE.read_text())["model"]["init_args"] if preset == "lite" else {}
-    # The rest is about training.
-    arguments = {name: value for name, value in given.items() if name in inspect.signature(UniASModel).parameters}
+    accepted = inspect.signature(UniASModel).parameters  # the rest is about training
+    arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})
     return make_plain(model, arguments.get("backbone", "tf_efficientnet_b4")) if plain else model
 
@@ -225,8 +225,7 @@ def main() -> None:
         preset, *numbers = options.memory_of
         plain, batch, bfloat16 = map(int, numbers)
         step = stepper(preset, bool(plain), batch, bool(bfloat16))
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before = memory_mb("VmRSS")
+        before = start_peak()
         step()
         step()
         print(memory_mb("VmHWM") - before)
