@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
+from benchmarks.preset import lite_arguments
+from benchmarks.quality import BACKBONE, LAYERS
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +42,6 @@ from anomalib_unias.pre_processing import make_exportable
 COLUMNS = ["model", "backend", "precision", "mode", "batch"]
 COLUMNS += ["images_per_second", "p50_ms", "p99_ms", "peak_mb", "size_mb"]
 KEY = COLUMNS[:5]
-LITE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 WARM_UP = 5
 COMPRESSIONS = {
     "fp32": None,
@@ -54,12 +54,11 @@ PATCHCORE_BANK = 4155
 
 
 def _unias_lite() -> AnomalibModule:
-    arguments = yaml.safe_load(LITE.read_text())["model"]["init_args"]
-    return UniAS(**arguments | {"pre_trained": False})
+    return UniAS(**lite_arguments() | {"pre_trained": False})
 
 
-def _patchcore() -> AnomalibModule:
-    model = Patchcore(pre_trained=False, pre_processor=Patchcore.configure_pre_processor((224, 224)))
+def _patchcore(**backbone: object) -> AnomalibModule:
+    model = Patchcore(pre_trained=False, pre_processor=Patchcore.configure_pre_processor((224, 224)), **backbone)
     width = sum(model.model.feature_extractor.out_dims)
     model.model.memory_bank = torch.rand(PATCHCORE_BANK, width)
     return model
@@ -76,6 +75,7 @@ MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "unias_lite": _unias_lite,
     "unias_b4": lambda: UniAS(pre_trained=False),
     "patchcore": _patchcore,
+    "patchcore_lite0": lambda: _patchcore(backbone=BACKBONE, layers=LAYERS),
     "padim": _padim,
     "stfpm": Stfpm,
     "supersimplenet": Supersimplenet,

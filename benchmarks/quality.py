@@ -38,13 +38,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from anomalib import __version__ as anomalib_version
 from anomalib.data import InferenceBatch
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from benchmarks.preset import lite_arguments
 from benchmarks.reverse_distillation import LiteReverseDistillation
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
@@ -60,7 +60,6 @@ from anomalib_unias.post_processing.calibration_data import CalibrationData, map
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
 from anomalib_unias.post_processing.fitting import CalibrationOptions, fit_calibration
 
-PRESET = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 COLUMNS = ["model", "calibration", "seed", "category", "metric", "value"]
 BACKBONE = "efficientnet_lite0"
 LAYERS = ["blocks.2", "blocks.4"]
@@ -109,7 +108,7 @@ def build(name: str, post_processor: CadaPostProcessor, coreset: float) -> Anoma
     """A model by its name in the table."""
     rest = {"post_processor": post_processor, "evaluator": False, "visualizer": False}
     if name == "unias_lite":
-        return UniAS(**yaml.safe_load(PRESET.read_text())["model"]["init_args"], **rest)
+        return UniAS(**lite_arguments(), **rest)
     normalize = Normalize(mean=[0.5] * 3, std=[0.5] * 3)
     rest["pre_processor"] = PreProcessor(Compose([Resize(SIZE, antialias=True), normalize]))
     if name == "patchcore":

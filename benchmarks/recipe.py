@@ -18,11 +18,11 @@ import pandas as pd
 import torch
 import yaml
 from anomalib.engine import Engine
+from benchmarks.preset import lite_arguments
 from lightning.pytorch import Callback, seed_everything
 
 from anomalib_unias import UniAS, UnifiedDataModule
 
-PRESET = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 COLUMNS = ["variant", "steps", "seed", "category", "metric", "value"]
 
 
@@ -44,8 +44,7 @@ class TrainingTime(Callback):
 
 def run(variant: str, steps: int, seed: int, data: Path) -> pd.DataFrame:
     """Train and test one variant."""
-    arguments = yaml.safe_load(PRESET.read_text())["model"]["init_args"]
-    arguments |= {
+    arguments = lite_arguments() | {
         name: yaml.safe_load(value) for name, value in (part.split("=") for part in variant.split(";") if part)
     }
     seed_everything(seed, workers=True)

@@ -20,9 +20,9 @@ import numpy as np
 import openvino as ov
 import pandas as pd
 import torch
-import yaml
 from benchmarks.metrics_memory import memory_mb, start_peak
 from benchmarks.plain import make_plain
+from benchmarks.preset import lite_arguments
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,7 +30,6 @@ from anomalib_unias import UniASModel
 from anomalib_unias.models.unias.loss import UniASLoss
 
 OUTPUT = Path("benchmarks/results/speed.csv")
-LITE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 
 
 class Predictor(nn.Module):
@@ -61,7 +60,7 @@ class Backbone(nn.Module):
 def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     """Build one of the two presets with random weights."""
     torch.manual_seed(0)
-    given = yaml.safe_load(LITE.read_text())["model"]["init_args"] if preset == "lite" else {}
+    given = lite_arguments() if preset == "lite" else {}
     accepted = inspect.signature(UniASModel).parameters  # the rest is about training
     arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})

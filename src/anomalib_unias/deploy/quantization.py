@@ -41,7 +41,7 @@ def quantize_post_training(model: ov.Model, datamodule: AnomalibDataModule) -> o
         _calibration_set(datamodule),
         subset_size=SUBSET_SIZE,
         model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=outside_network(model),
+        ignored_scope=outside_decoder(model),
         advanced_parameters=_without_smoothing(),
     )
 
@@ -83,12 +83,12 @@ def quantize_with_accuracy_control(
         max_drop=max_drop,
         subset_size=SUBSET_SIZE,
         model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=outside_network(model),
+        ignored_scope=outside_decoder(model),
         advanced_quantization_parameters=_without_smoothing(),
     )
 
 
-def outside_network(model: ov.Model) -> nncf.IgnoredScope:
+def outside_decoder(model: ov.Model) -> nncf.IgnoredScope:
     """Find what is not quantised: all but the decoder.
 
     Args:

@@ -12,6 +12,7 @@ import numpy as np
 import openvino as ov
 from anomalib.data import NumpyImageBatch
 from openvino import InferRequest, Layout, PartialShape, Type
+from openvino.opset13 import multiply
 from openvino.preprocess import PrePostProcessor
 from PIL import Image
 from platformdirs import user_cache_path
@@ -244,11 +245,27 @@ def _with_byte_input(model: ov.Model, path: str | Path) -> ov.Model:
         msg = f"{path} takes {shape}, expected one image (1, 3, H, W): export it with a batch size of 1 or any."
         raise ExportedModelError(msg)
     model.reshape(PartialShape([1, 3, shape[2], shape[3]]))
+    is_scaled = _scale_matrices(model)
     processor = PrePostProcessor(model)
     processor.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
     processor.input().model().set_layout(Layout("NCHW"))
-    processor.input().preprocess().convert_element_type(Type.f32).scale(255.0)
+    steps = processor.input().preprocess().convert_layout(Layout("NCHW")).convert_element_type(Type.f32)
+    if not is_scaled:
+        steps.scale(255.0)
     return processor.build()
+
+
+def _scale_matrices(model: ov.Model) -> bool:
+    """Scale the matrices that an image is resized by rather than its many pixels, if that is what happens to it."""
+    targets = [
+        target for target in model.input(0).get_target_inputs() if target.get_node().get_type_name() != "ShapeOf"
+    ]
+    if any(target.get_node().get_type_name() != "MatMul" or target.get_index() != 1 for target in targets):
+        return False
+    for target in targets:
+        matrix = target.get_node().input(0)
+        matrix.replace_source_output(multiply(matrix.get_source_output(), np.float32(1 / 255)).output(0))
+    return True
 
 
 def _name(output: ov.ConstOutput) -> str:

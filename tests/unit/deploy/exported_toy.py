@@ -9,11 +9,17 @@ from openvino import opset13 as ops
 THRESHOLD = 0.5
 
 
-def write_toy_model(path: Path, shape: tuple[int, ...] = (-1, 3, -1, -1), score: str = "pred_score") -> Path:
-    """Score: largest red value; label and mask: above 0.5."""
+def write_toy_model(
+    path: Path,
+    shape: tuple[int, ...] = (-1, 3, -1, -1),
+    score: str = "pred_score",
+    rows: np.ndarray | None = None,
+) -> Path:
+    """Score: largest red value; label and mask: above 0.5. The image is first multiplied with ``rows``, if given."""
     images = ops.parameter(shape, np.float32, name="input")
     images.output(0).set_names({"input"})
-    red = ops.gather(images, np.array([0]), np.int64(1))
+    resized = images if rows is None else ops.matmul(rows, images, False, False)
+    red = ops.gather(resized, np.array([0]), np.int64(1))
     largest = ops.reduce_max(red, np.array([1, 2, 3]))
     outputs = {
         score: largest,

@@ -10,7 +10,7 @@ from anomalib.metrics import F1Score
 from PIL import Image
 
 from anomalib_unias import UniAS
-from anomalib_unias.deploy.quantization import outside_network
+from anomalib_unias.deploy.quantization import outside_decoder
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_compressed_models_keep_their_map(model, datamodule, tmp_path, kind):
 @pytest.mark.usefixtures("exported_once")
 def test_only_the_decoder_is_quantised(model, tmp_path):
     exported = ov.Core().read_model(model.to_openvino(tmp_path))
-    outside = set(outside_network(exported).names)
+    outside = set(outside_decoder(exported).names)
     layers = [node for node in exported.get_ordered_ops() if node.get_type_name() == "Convolution"]
     frozen = [node for node in layers if node.get_friendly_name() in outside and node.output(0).partial_shape[1] != 1]
     compared = [  # the last stage is what the decoder sees, but does not reconstruct

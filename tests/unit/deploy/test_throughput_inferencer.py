@@ -1,6 +1,7 @@
 """Order, back-pressure, memory and errors of the throughput inferencer."""
 
 import numpy as np
+import openvino as ov
 import pytest
 from anomalib.data import NumpyImageBatch
 from anomalib.deploy import OpenVINOInferencer
@@ -8,6 +9,7 @@ from exported_toy import write_toy_model
 from PIL import Image
 
 from anomalib_unias.deploy import ExportedModelError, ImageSource, ThroughputInferencer, UnreadableImageError
+from anomalib_unias.deploy.throughput_inferencer import _scale_matrices
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,19 @@ def test_same_answer_as_the_inferencer_of_anomalib(line, path, tmp_path, monkeyp
     np.testing.assert_array_equal(found.pred_mask, expected.pred_mask)
     np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
     assert found.image_path == [str(file)]
+
+
+def test_bytes_are_scaled_after_resizing(tmp_path):
+    rows = np.kron(np.eye(5), [0.25, 0.75]).astype(np.float32)
+    path = write_toy_model(tmp_path / "model.xml", (-1, 3, 10, -1), rows=rows)
+    assert _scale_matrices(ov.Core().read_model(path))
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 7, 3), np.uint8)
+    found = ThroughputInferencer(path, cache_dir=tmp_path).predict(pixels)
+    np.testing.assert_allclose(np.squeeze(found.anomaly_map), rows @ (pixels[..., 0] / 255), atol=1e-6)
+
+
+def test_bytes_are_scaled_first_where_nothing_is_resized(path):
+    assert not _scale_matrices(ov.Core().read_model(path))
 
 
 def test_all_kinds_of_images(line, tmp_path):

@@ -179,7 +179,7 @@ def test_gradients_come_from_every_level_of_the_loss():
         ({"neighbor_mask_size": 7}, ValueError, "leaves nothing to attend to on a grid of 4x6"),
         ({"neighbor_mask_size": 4}, ValueError, "odd"),
         ({"hidden_dim": 30}, ValueError, "divisible by 4"),
-        ({"local_block": "cnn"}, ValueError, "'mgg', 'ungated', 'conv' or 'none'"),
+        ({"local_block": "cnn"}, ValueError, "'mgg', 'light', 'ungated', 'conv' or 'none'"),
         ({"reconstruction_head": "mlp"}, ValueError, "resize"),
         ({"score_weight": -1}, ValueError, "score_weight"),
         ({"image_score": "mean"}, ValueError, "'max', 'std' or 'top'"),

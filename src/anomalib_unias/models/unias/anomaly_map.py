@@ -6,8 +6,9 @@ from operator import mul
 
 import torch
 from torch import nn
-from torch.nn.functional import cosine_similarity, interpolate
+from torch.nn.functional import cosine_similarity
 
+from .components.composition import bilinear_matrix
 from .components.feature_filter import gaussian_blur
 
 
@@ -69,14 +70,14 @@ class AnomalyMapGenerator(nn.Module):
         maps = self.level_maps(targets, reconstructions)
         weights = self.weights
         if distance is not None:
-            maps.append(self._resized(distance))
+            maps.append(_resized(distance, self.product_size))
             weights = (*(weight / 2 for weight in weights), sum(weights) / 2)
         weighted = [
             level_map if weight == 1 else level_map.clamp_min(0) ** weight
             for level_map, weight in zip(maps, weights, strict=True)
         ]
         product = reduce(mul, weighted)
-        return interpolate(product, size=self.image_size, mode="bilinear", align_corners=True)
+        return _resized(product, self.image_size, align_corners=True)
 
     def level_maps(
         self, targets: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor]
@@ -93,10 +94,16 @@ class AnomalyMapGenerator(nn.Module):
         maps = []
         for target, reconstruction, smooth in zip(targets, reconstructions, self.smoothers, strict=True):
             distance = 1 - cosine_similarity(target, reconstruction, dim=1).unsqueeze(1)
-            maps.append(smooth(self._resized(distance)))
+            maps.append(smooth(_resized(distance, self.product_size)))
         return maps
 
-    def _resized(self, distance: torch.Tensor) -> torch.Tensor:
-        if distance.shape[-2:] == self.product_size:
-            return distance
-        return interpolate(distance, size=self.product_size, mode="bilinear", align_corners=False)
+
+def _resized(distance: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
+    """Resize one channel bilinearly, as two products, which OpenVINO computes several times faster."""
+    if distance.shape[-2:] == tuple(size):
+        return distance
+    rows, columns = (
+        bilinear_matrix(small, large, distance, align_corners)
+        for small, large in zip(distance.shape[-2:], size, strict=True)
+    )
+    return rows @ distance @ columns.mT

@@ -1,8 +1,10 @@
 """Linear convolutions in sequence, composed to one."""
 
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
@@ -91,11 +93,17 @@ def bilinear_matrix(small: int, large: int, like: torch.Tensor, align_corners: b
     Returns:
         torch.Tensor: ``(large, small)``.
     """
-    index = torch.arange(large, dtype=torch.float64)
+    return torch.from_numpy(_bilinear_coefficients(small, large, align_corners)).to(like)
+
+
+@cache
+def _bilinear_coefficients(small: int, large: int, align_corners: bool) -> np.ndarray:
+    # Not with operators of PyTorch: they would become part of an exported graph, with some of which OpenVINO 2026.4
+    # never ends its rewriting.
+    index = np.arange(large)
     position = index * ((small - 1) / (large - 1)) if align_corners else (index + 0.5) * (small / large) - 0.5
-    position = position.clamp(0, small - 1)
-    matrix = (1 - (position[:, None] - torch.arange(small)).abs()).clamp_min(0)
-    return matrix.to(like)
+    position = position.clip(0, small - 1)
+    return (1 - np.abs(position[:, None] - np.arange(small))).clip(0)
 
 
 def convolve_resized(image: torch.Tensor, kernel: torch.Tensor, resize: list[torch.Tensor]) -> torch.Tensor:

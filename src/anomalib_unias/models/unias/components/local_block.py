@@ -101,8 +101,8 @@ def build_local_block(kind: LocalBlock, channels: int) -> nn.Module:
     """Build the local block of a decoder step, as in the ablation of the paper.
 
     Args:
-        kind (LocalBlock): ``"mgg"`` the full block, ``"ungated"`` without its gates, ``"conv"`` one 3x3
-            convolution, ``"none"`` nothing.
+        kind (LocalBlock): ``"mgg"`` the full block, ``"light"`` a cheaper one, ``"ungated"`` the full block without
+            its gates, ``"conv"`` one 3x3 convolution, ``"none"`` nothing.
         channels (int): Channels of input and output.
 
     Returns:
@@ -119,5 +119,5 @@ def build_local_block(kind: LocalBlock, channels: int) -> nn.Module:
         return LightMultiGranularityBlock(channels, channels)
     if kind in {"mgg", "ungated"}:
         return MultiGranularityBlock(channels, channels, gated=kind == "mgg")
-    msg = f"local_block must be 'mgg', 'ungated', 'conv' or 'none', got {kind!r}."
+    msg = f"local_block must be 'mgg', 'light', 'ungated', 'conv' or 'none', got {kind!r}."
     raise ValueError(msg)

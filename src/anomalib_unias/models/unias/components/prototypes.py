@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool2d, interpolate, normalize
 
 _LENGTH = 64
 _POOL = 60_000
+_AT_ONCE = 500
 
 
 class NormalPrototypes(nn.Module):
@@ -55,9 +56,15 @@ class NormalPrototypes(nn.Module):
         """
         places = self.describe(features)
         reduced = (places - self.mean) @ self.components
-        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab)
-        products = reduced @ (-2 * self.prototypes.mT) + self.prototypes.square().sum(dim=1)
-        squared = reduced.square().sum(dim=-1) + products.amin(dim=-1)
+        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time, whose products stay in the cache.
+        columns = reduced.flatten(1, 2).mT
+        nearest = torch.stack(
+            [
+                (part.square().sum(dim=1, keepdim=True) - 2 * part @ columns).amin(dim=1)
+                for part in self.prototypes.split(_AT_ONCE)
+            ]
+        ).amin(dim=0)
+        squared = reduced.square().sum(dim=-1) + nearest.unflatten(1, reduced.shape[1:3])
         return squared.clamp_min(0).unsqueeze(1) / 2
 
     def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
