@@ -3,7 +3,7 @@
     python -m benchmarks.latency --models unias_lite patchcore --seconds 10
 
 Weights are random. Each row is measured in a process of its own, warm, on the same files, and appended as soon as it
-is done; rows that are there are not repeated. Columns:
+is done; rows that are there are not repeated; a picture is drawn beside them. Columns:
 ``model,backend,precision,mode,batch,images_per_second,p50_ms,p99_ms,peak_mb,size_mb``.
 The mode ``anomalib`` is anomalib's own inferencer (for ONNX Runtime, its reading of files); ``sync`` is this package's
 line with the LATENCY hint, ``async`` with the THROUGHPUT hint. ``peak_mb`` is the largest resident memory of the
@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    mpl.use("Agg")
     images = write_images(options.work / f"images_{options.image_size}", options.image_size)
     if options.row:
         print(json.dumps(measure(options.row, options.path, images, options.seconds)))
@@ -200,6 +203,7 @@ def main() -> None:
                 frame = pd.DataFrame([json.loads(found.splitlines()[-1])])[COLUMNS]
                 frame.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
     show(options.output)
+    draw(options.output)
 
 
 def is_done(row: dict[str, str], output: Path) -> bool:
@@ -216,6 +220,29 @@ def show(output: Path) -> None:
     for values in pd.read_csv(output, dtype=str).itertuples(index=False):
         table.add_row(*values)
     Console().print(table)
+
+
+def draw(output: Path) -> None:
+    """Bars of images per second, one panel for each model, as a picture beside the table."""
+    table = pd.read_csv(output)
+    names = table["model"].unique()
+    figure, axes = plt.subplots(
+        len(names),
+        sharex=True,
+        figsize=(7, 1 + 0.22 * len(table)),
+        squeeze=False,
+        height_ratios=[(table["model"] == name).sum() for name in names],
+    )
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        part = table[table["model"] == name]
+        axis.barh(part["backend"] + " " + part["precision"] + " " + part["mode"], part["images_per_second"])
+        axis.invert_yaxis()
+        axis.set_ylabel(name, rotation=0, ha="right")
+        axis.tick_params(axis="y", labelsize=7, labelright=True, labelleft=False)
+    axes[-1, 0].set_xlabel("images per second")
+    figure.tight_layout()
+    figure.savefig(output.with_suffix(".png"), dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":
