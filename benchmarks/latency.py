@@ -3,7 +3,8 @@
     python -m benchmarks.latency --models unias_lite patchcore --seconds 10
 
 Weights are random. Each row is measured in a process of its own, warm, on the same files, and appended as soon as it
-is done; rows that are there are not repeated; a picture is drawn beside them. Columns:
+is done; rows that are there are not repeated; a picture is drawn beside them. UniAS is exported for images of any
+size, the other models for the size of the files. Columns:
 ``model,backend,precision,mode,batch,images_per_second,p50_ms,p99_ms,peak_mb,size_mb``.
 The mode ``anomalib`` is anomalib's own inferencer (for ONNX Runtime, its reading of files); ``sync`` is this package's
 line with the LATENCY hint, ``async`` with the THROUGHPUT hint. ``peak_mb`` is the largest resident memory of the
@@ -107,7 +108,7 @@ def write_images(folder: Path, size: int, count: int = 16) -> list[Path]:
     return paths
 
 
-def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Path:
+def export(name: str, precision: str, kind: str, work: Path, images: Path, size: int) -> Path:
     """Export once; the file if it is there."""
     folder = work / name / precision
     path = folder / "weights" / kind / {"torch": "model.pt", "onnx": "model.onnx", "openvino": "model.xml"}[kind]
@@ -116,10 +117,12 @@ def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Pa
     model = build(name)
     if kind == "torch":
         return model.to_torch(folder)
+    # Without a size, PatchCore of anomalib 2.7.0 takes batches of two images and no other.
+    fixed = None if isinstance(model, UniAS) else (size, size)
     if kind == "onnx":
-        return model.to_onnx(folder)
+        return model.to_onnx(folder, input_size=fixed)
     data = Folder(name="noise", root=images.parent, normal_dir=images.name, num_workers=0, val_split_mode="from_train")
-    return model.to_openvino(folder, compression_type=COMPRESSIONS[precision], datamodule=data)
+    return model.to_openvino(folder, input_size=fixed, compression_type=COMPRESSIONS[precision], datamodule=data)
 
 
 def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator[float]:
@@ -195,12 +198,15 @@ def main() -> None:
     for model in options.models:
         for row, kind in rows_of(model):
             if row["precision"] in options.precisions and not is_done(row, options.output):
-                path = export(model, row["precision"], kind, options.work, images[0].parent)
+                path = export(model, row["precision"], kind, options.work, images[0].parent, options.image_size)
                 command = [sys.executable, "-m", "benchmarks.latency", "--row", json.dumps(row), "--path", path]
                 command += ["--seconds", str(options.seconds), "--image_size", str(options.image_size)]
                 command += ["--work", options.work]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                frame = pd.DataFrame([json.loads(found.splitlines()[-1])])[COLUMNS]
+                run = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+                if run.returncode:
+                    print(f"Failed: {row}", flush=True)
+                    continue
+                frame = pd.DataFrame([json.loads(run.stdout.splitlines()[-1])])[COLUMNS]
                 frame.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
     show(options.output)
     draw(options.output)
