@@ -6,7 +6,7 @@ DIR holds categories in the layout of MVTec AD. A variant is a list of construct
 replace those of ``configs/model/unias_lite.yaml``; the empty one is the preset itself. Each run is appended to the
 output as soon as it is done, and not repeated if it is there. Columns: ``variant,steps,seed,category,metric,value``;
 the category ``mean`` is the mean of the categories, ``mixed`` their joint set; ``train_seconds`` is the wall time of
-training without validation.
+training without validation. A summary is written beside it as Markdown.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from lightning.pytorch import Callback, seed_everything
 
 from anomalib_unias import UniAS, UnifiedDataModule
 
+SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "train_seconds")
 COLUMNS = ["variant", "steps", "seed", "category", "metric", "value"]
 
 
@@ -86,11 +87,21 @@ def main() -> None:
             if (variant or "preset", options.steps, seed) not in finished:
                 rows = run(variant, options.steps, seed, options.data)
                 rows.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
-    done = pd.read_csv(options.output)
-    shown = done[done["category"].isin(["mean", "mixed"])]
-    table = shown.groupby(["variant", "steps", "category", "metric"])["value"].agg(["mean", "std", "count"])
-    print(table.round(4).to_string())
-    print(f"Written to {options.output}")
+    summarize(options.output)
+
+
+def summarize(output: Path) -> None:
+    """Write mean and spread over the seeds as Markdown beside the table."""
+    done = pd.read_csv(output)
+    shown = done[done["category"].isin(["mean", "mixed"]) & done["metric"].isin(SHOWN)]
+    found = shown.groupby(["steps", "variant", "category", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
+    texts = found.apply(lambda row: f"{row['mean']:.3g} ± {row['std']:.2g}", axis=1).unstack(["category", "metric"])
+    texts.insert(0, "seeds", found["count"].groupby(["steps", "variant"], sort=False).max())
+    texts.columns = [" ".join(column).strip() if isinstance(column, tuple) else column for column in texts.columns]
+    path = output.with_suffix(".md")
+    path.write_text(texts.reset_index().to_markdown(index=False) + "\n")
+    print(path.read_text())
+    print(f"Written to {output} and {path}")
 
 
 if __name__ == "__main__":
