@@ -117,7 +117,7 @@ def export(name: str, precision: str, kind: str, work: Path, images: Path, size:
     model = build(name)
     if kind == "torch":
         return model.to_torch(folder)
-    # Without a size, PatchCore of anomalib 2.7.0 takes batches of two images and no other.
+    # PatchCore of anomalib 2.7.0 takes batches of two images and no other, with this too: its rows fail so far.
     fixed = None if isinstance(model, UniAS) else (size, size)
     if kind == "onnx":
         return model.to_onnx(folder, input_size=fixed)
