@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from benchmarks import metrics_memory
+from benchmarks.preset import BACKBONE, LAYERS
 from benchmarks.speed import build, in_turns, stepper
 from rich.progress import track
 from torch import nn
@@ -47,7 +48,7 @@ def bank_size(size: int, products: int) -> int:
 def patchcore(size: int, products: int) -> PatchcoreModel:
     """PatchCore with a bank of random patches."""
     torch.manual_seed(0)
-    model = PatchcoreModel(layers=["blocks.2", "blocks.4"], backbone="efficientnet_lite0", pre_trained=False).eval()
+    model = PatchcoreModel(layers=LAYERS, backbone=BACKBONE, pre_trained=False).eval()
     model.memory_bank = torch.rand(bank_size(size, products), sum(model.feature_extractor.out_dims))
     return model
 

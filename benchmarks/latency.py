@@ -31,8 +31,7 @@ from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
-from benchmarks.preset import lite_arguments
-from benchmarks.quality import BACKBONE, LAYERS
+from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
 from PIL import Image
 from rich.console import Console
 from rich.table import Table

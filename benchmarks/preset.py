@@ -1,10 +1,12 @@
-"""The arguments of the preset for CPUs."""
+"""What the benchmarks share: the arguments of the preset for CPUs, and its backbone for the other models."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+BACKBONE = "efficientnet_lite0"
+LAYERS = ["blocks.2", "blocks.4"]
 _FILE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 
 

@@ -44,7 +44,7 @@ from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
-from benchmarks.preset import lite_arguments
+from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
 from benchmarks.reverse_distillation import LiteReverseDistillation
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
@@ -61,8 +61,6 @@ from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_lay
 from anomalib_unias.post_processing.fitting import CalibrationOptions, fit_calibration
 
 COLUMNS = ["model", "calibration", "seed", "category", "metric", "value"]
-BACKBONE = "efficientnet_lite0"
-LAYERS = ["blocks.2", "blocks.4"]
 SIZE = (224, 224)
 
 

@@ -97,7 +97,7 @@ def summarize(output: Path) -> None:
     found = shown.groupby(["steps", "variant", "category", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
     texts = found.apply(lambda row: f"{row['mean']:.3g} ± {row['std']:.2g}", axis=1).unstack(["category", "metric"])
     texts.insert(0, "seeds", found["count"].groupby(["steps", "variant"], sort=False).max())
-    texts.columns = [" ".join(column).strip() if isinstance(column, tuple) else column for column in texts.columns]
+    texts.columns = [" ".join(column).strip() for column in texts.columns]
     path = output.with_suffix(".md")
     path.write_text(texts.reset_index().to_markdown(index=False) + "\n")
     print(path.read_text())

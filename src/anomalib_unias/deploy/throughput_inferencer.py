@@ -249,7 +249,7 @@ def _with_byte_input(model: ov.Model, path: str | Path) -> ov.Model:
     processor = PrePostProcessor(model)
     processor.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
     processor.input().model().set_layout(Layout("NCHW"))
-    steps = processor.input().preprocess().convert_layout(Layout("NCHW")).convert_element_type(Type.f32)
+    steps = processor.input().preprocess().convert_element_type(Type.f32)
     if not is_scaled:
         steps.scale(255.0)
     return processor.build()
@@ -257,13 +257,11 @@ def _with_byte_input(model: ov.Model, path: str | Path) -> ov.Model:
 
 def _scale_matrices(model: ov.Model) -> bool:
     """Scale the matrices that an image is resized by rather than its many pixels, if that is what happens to it."""
-    targets = [
-        target for target in model.input(0).get_target_inputs() if target.get_node().get_type_name() != "ShapeOf"
-    ]
-    if any(target.get_node().get_type_name() != "MatMul" or target.get_index() != 1 for target in targets):
+    uses = [use for use in model.input(0).get_target_inputs() if use.get_node().get_type_name() != "ShapeOf"]
+    if any(use.get_node().get_type_name() != "MatMul" or use.get_index() != 1 for use in uses):
         return False
-    for target in targets:
-        matrix = target.get_node().input(0)
+    for use in uses:
+        matrix = use.get_node().input(0)
         matrix.replace_source_output(multiply(matrix.get_source_output(), np.float32(1 / 255)).output(0))
     return True
 
