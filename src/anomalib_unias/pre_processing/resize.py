@@ -67,7 +67,10 @@ def resize_by_matrices(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     rows = interpolation_matrix(image.shape[-2], size[0]).to(image)
     columns = interpolation_matrix(image.shape[-1], size[1]).to(image)
-    return rows @ image @ columns.T
+    # The last product has one batch axis: beside an axis of channels, OpenVINO 2026.4 merges the normalisation that
+    # follows, which has a factor for each channel, into the product, and cannot compile it for a batch of any size.
+    lines = (rows @ image).reshape(-1, size[0], image.shape[-1])
+    return (lines @ columns.T).reshape(*image.shape[:-2], *size)
 
 
 def interpolation_matrix(length: int, new_length: int) -> Tensor:

@@ -82,6 +82,18 @@ def test_openvino(exported, hint, tolerance):
         np.testing.assert_allclose(compiled(noise(size).numpy())[0], expected(noise(size)), atol=tolerance)
 
 
+def test_openvino_compiles_before_a_convolution_for_one_size_and_any_batch(tmp_path):
+    normalize = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    resized = PreProcessor(transform=Compose([ExportableResize(NETWORK), normalize]))
+    model = torch.nn.Sequential(resized, torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    export(model, tmp_path / "model.onnx")
+    converted = ov.convert_model(tmp_path / "model.onnx")
+    converted.reshape([-1, 3, 100, 120])
+    found = ov.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(noise((100, 120)).numpy())[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(noise((100, 120))).numpy(), atol=1e-4)
+
+
 def test_torchvision_resize_still_differs_after_export(tmp_path):
     """Fails as soon as anomalib exports anti-aliasing and OpenVINO computes it: then this package need not."""
     transform = Compose([Resize(list(NETWORK), antialias=True), Normalize([0.5], [0.5])])
