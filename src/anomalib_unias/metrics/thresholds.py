@@ -1,7 +1,9 @@
 """Thresholds from validation scores, in bounded memory.
 
 Both metrics take what anomalib's ``F1AdaptiveThreshold`` takes and can stand in for it in a post-processor. They are
-meant for ``score > threshold``, as anomalib's post-processor predicts.
+meant for ``score > threshold``, as anomalib's post-processor predicts. No validation score lies on the threshold, and
+beyond the lowest and the highest one it keeps some distance: else the label of that image would depend on the rounding
+of the runtime.
 """
 
 import logging
@@ -13,10 +15,22 @@ from anomalib.metrics import AnomalibMetric
 from torch import Tensor
 
 from anomalib_unias.metrics.functional import ScoreCurve, best_f1_index
-from anomalib_unias.metrics.score_table import DEFECTIVE, KEY, NORMAL, cell_ends, count_rows, key_scores
+from anomalib_unias.metrics.score_table import (
+    DEFECTIVE,
+    KEY,
+    NORMAL,
+    Precision,
+    Table,
+    cell_ends,
+    count_rows,
+    key_scores,
+)
 from anomalib_unias.metrics.table_metric import TableMetric, require_numbers
 
 logger = logging.getLogger(__name__)
+
+# Distance of a threshold to the lowest or highest score, as a share of their range.
+_MARGIN = 0.01
 
 
 class _ThresholdMetric(TableMetric):
@@ -27,6 +41,15 @@ class _ThresholdMetric(TableMetric):
         parts = max(len(values), 1) if values.ndim > 1 else 1
         for part, part_labels in zip(np.array_split(values, parts), np.array_split(labels, parts), strict=True):
             self.add_rows(count_rows(part, part_labels, self.precision))
+
+
+def _threshold_above(lower: int, rows: Table, dropped: Precision) -> Tensor:
+    """Threshold halfway between the ``lower`` lowest rows of a table and the next one; without one, beyond them all."""
+    low, high = key_scores(rows[:, KEY]).astype(np.float64), cell_ends(rows, dropped).astype(np.float64)
+    margin = 2 * _MARGIN * ((high[-1] - low[0]) or abs(low[0]) or 1.0)
+    below, above = [low[0] - margin, *high][lower], [*low, high[-1] + margin][lower]
+    middle = np.float32((below + above) / 2)
+    return torch.tensor(middle if middle < np.float32(above) else np.float32(below))
 
 
 class _F1Threshold(_ThresholdMetric):
@@ -50,23 +73,20 @@ class _F1Threshold(_ThresholdMetric):
         rows, dropped = self.merged_rows()
         if not len(rows):
             return torch.tensor(float("nan"))
-        low, high = key_scores(rows[:, KEY]), cell_ends(rows, dropped)
         if not rows[:, DEFECTIVE].any():
             logger.warning(
-                "There is no defective score to validate on: the F1 threshold is the highest normal score. "
+                "There is no defective score to validate on: the F1 threshold is just above the highest normal score. "
                 "Use a threshold from a false alarm rate, or add defective images to the validation set."
             )
-            return torch.tensor(high[-1])
+            return _threshold_above(len(rows), rows, dropped)
         if not rows[:, NORMAL].any():
-            logger.warning("There is no normal score to validate on: the F1 threshold is the lowest defective score.")
-            return torch.tensor(low[0])
-        curve = ScoreCurve(low[::-1], np.cumsum(rows[::-1, DEFECTIVE]), np.cumsum(rows[::-1, NORMAL]))
-        best = len(rows) - 1 - best_f1_index(curve)
-        if best == 0:
-            return torch.tensor(np.nextafter(low[0], np.float32(-np.inf)))
-        # Halfway to the next lower score, so that no score lies on the threshold itself.
-        middle = np.float32((float(high[best - 1]) + float(low[best])) / 2)
-        return torch.tensor(middle if high[best - 1] <= middle < low[best] else high[best - 1])
+            logger.warning(
+                "There is no normal score to validate on: the F1 threshold is just below the lowest defective score."
+            )
+            return _threshold_above(0, rows, dropped)
+        scores = key_scores(rows[::-1, KEY])
+        curve = ScoreCurve(scores, np.cumsum(rows[::-1, DEFECTIVE]), np.cumsum(rows[::-1, NORMAL]))
+        return _threshold_above(len(rows) - 1 - best_f1_index(curve), rows, dropped)
 
 
 class F1Threshold(AnomalibMetric, _F1Threshold):
@@ -74,7 +94,8 @@ class F1Threshold(AnomalibMetric, _F1Threshold):
 
     It lies halfway between the lowest score that is to be found and the next lower one. (anomalib's
     ``F1AdaptiveThreshold`` returns the lowest score that is to be found, which ``score > threshold`` then misses.)
-    Without defective scores it is the highest score, without normal ones the lowest, as there.
+    Where no score is lower, it is a hundredth of the range of all scores below; without defective scores it is as far
+    above the highest one.
 
     Args:
         fields (Sequence[str] | None): Scores and labels among the fields of a batch.
@@ -130,15 +151,18 @@ class _FalseAlarmThreshold(_ThresholdMetric):
         allowed = self.false_alarm_rate * rows[:, NORMAL].sum()
         if 0 < allowed < 1:
             logger.warning(
-                "A false alarm rate of %g cannot be seen in %d normal scores: the threshold is the highest of them.",
+                "A false alarm rate of %g cannot be seen in %d normal scores: the threshold is above the highest of them.",
                 self.false_alarm_rate,
                 rows[:, NORMAL].sum(),
             )
-        return torch.tensor(cell_ends(rows, dropped)[np.argmax(alarms <= allowed)])
+        return _threshold_above(int(np.argmax(alarms <= allowed)) + 1, rows, dropped)
 
 
 class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore[misc]
-    """Lowest threshold that at most a given share of the normal scores exceeds. It needs no defective image.
+    """Threshold that at most a given share of the normal scores exceeds. It needs no defective image.
+
+    Of all such thresholds it is halfway between the two lowest normal scores that it may lie between, or a hundredth of
+    their range above the highest one.
 
     Args:
         fields (Sequence[str] | None): Scores and *image* labels among the fields of a batch.
@@ -159,5 +183,5 @@ class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore
         >>> scores, labels = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.9]), torch.tensor([0, 0, 0, 0, 1])
         >>> metric.update(ImageBatch(image=torch.zeros(5, 3, 8, 8), pred_score=scores, gt_label=labels))
         >>> metric.compute()
-        tensor(0.3000)
+        tensor(0.3500)
     """
