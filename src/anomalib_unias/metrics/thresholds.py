@@ -151,7 +151,7 @@ class _FalseAlarmThreshold(_ThresholdMetric):
         allowed = self.false_alarm_rate * rows[:, NORMAL].sum()
         if 0 < allowed < 1:
             logger.warning(
-                "A false alarm rate of %g cannot be seen in %d normal scores: the threshold is above the highest of them.",
+                "A false alarm rate of %g cannot be seen in %d normal scores: the threshold is above all of them.",
                 self.false_alarm_rate,
                 rows[:, NORMAL].sum(),
             )
