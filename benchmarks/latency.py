@@ -2,9 +2,10 @@
 
     python -m benchmarks.latency --models unias_lite patchcore --seconds 10
 
-Weights are random. Each row is measured in a process of its own, warm, on the same files, and appended as soon as it
-is done; rows that are there are not repeated; a picture is drawn beside them. UniAS is exported for images of any
-size, the other models for the size of the files. Columns:
+Weights are random but those of STFPM and Supersimplenet, which anomalib makes with pre-trained ones only: these two
+take EfficientNet-Lite0, as in the benchmark of quality. Each row is measured in a process of its own, warm, on the same
+files, and appended as soon as it is done; rows that are there are not repeated; a picture is drawn beside them. All
+models are exported for images of any size, UniAS for batches of any size too. Columns:
 ``model,backend,precision,mode,batch,images_per_second,p50_ms,p99_ms,peak_mb,size_mb``.
 The mode ``anomalib`` is anomalib's own inferencer (for ONNX Runtime, its reading of files); ``sync`` is this package's
 line with the LATENCY hint, ``async`` with the THROUGHPUT hint. ``peak_mb`` is the largest resident memory of the
@@ -35,8 +36,10 @@ from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch.export import Dim
 
 from anomalib_unias import UniAS
+from anomalib_unias.backbones import register_backbones
 from anomalib_unias.deploy import ThroughputInferencer
 from anomalib_unias.deploy.predictions import FULL_PRECISION, onnxruntime_session, pixels_of
 from anomalib_unias.pre_processing import make_exportable
@@ -79,8 +82,8 @@ MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "patchcore": _patchcore,
     "patchcore_lite0": lambda: _patchcore(backbone=BACKBONE, layers=LAYERS),
     "padim": _padim,
-    "stfpm": Stfpm,
-    "supersimplenet": Supersimplenet,
+    "stfpm_lite0": lambda: Stfpm(backbone=BACKBONE, layers=["blocks.1", *LAYERS]),
+    "supersimplenet_lite0": lambda: Supersimplenet(backbone=BACKBONE, layers=LAYERS),
     "efficient_ad_s": EfficientAd,
     "reverse_distillation": lambda: ReverseDistillation(pre_trained=False),
 }
@@ -107,7 +110,7 @@ def write_images(folder: Path, size: int, count: int = 16) -> list[Path]:
     return paths
 
 
-def export(name: str, precision: str, kind: str, work: Path, images: Path, size: int) -> Path:
+def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Path:
     """Export once; the file if it is there."""
     folder = work / name / precision
     path = folder / "weights" / kind / {"torch": "model.pt", "onnx": "model.onnx", "openvino": "model.xml"}[kind]
@@ -116,12 +119,13 @@ def export(name: str, precision: str, kind: str, work: Path, images: Path, size:
     model = build(name)
     if kind == "torch":
         return model.to_torch(folder)
-    # PatchCore of anomalib 2.7.0 takes batches of two images and no other, with this too: its rows fail so far.
-    fixed = None if isinstance(model, UniAS) else (size, size)
+    # PatchCore of anomalib 2.7.0 takes batches of two images and no other, if it is exported for batches of any size.
+    options = {} if isinstance(model, UniAS) else {"dynamic_shapes": ({2: Dim.AUTO, 3: Dim.AUTO},)}
     if kind == "onnx":
-        return model.to_onnx(folder, input_size=fixed)
+        return model.to_onnx(folder, **options)
     data = Folder(name="noise", root=images.parent, normal_dir=images.name, num_workers=0, val_split_mode="from_train")
-    return model.to_openvino(folder, input_size=fixed, compression_type=COMPRESSIONS[precision], datamodule=data)
+    compression = COMPRESSIONS[precision]
+    return model.to_openvino(folder, compression_type=compression, datamodule=data, onnx_kwargs=options)
 
 
 def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator[float]:
@@ -190,6 +194,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     mpl.use("Agg")
+    register_backbones()
     images = write_images(options.work / f"images_{options.image_size}", options.image_size)
     if options.row:
         print(json.dumps(measure(options.row, options.path, images, options.seconds)))
@@ -197,7 +202,7 @@ def main() -> None:
     for model in options.models:
         for row, kind in rows_of(model):
             if row["precision"] in options.precisions and not is_done(row, options.output):
-                path = export(model, row["precision"], kind, options.work, images[0].parent, options.image_size)
+                path = export(model, row["precision"], kind, options.work, images[0].parent)
                 command = [sys.executable, "-m", "benchmarks.latency", "--row", json.dumps(row), "--path", path]
                 command += ["--seconds", str(options.seconds), "--image_size", str(options.image_size)]
                 command += ["--work", options.work]
