@@ -12,18 +12,22 @@ from .feature_memory import FeatureMemory
 # Images count as similar within a few times the usual squared distance between neighbours. Narrower, and predictions
 # begin to follow defects; wider, and products run into each other.
 _BANDWIDTH = 2.5
-# The factor for unseen images is believed as far as there are more similar ones than this.
-_PRIOR_IMAGES = 16.0
+# A walk goes in short steps, which hardly ever lead to another product, and in many of them. With few it would say more
+# of the single image, and follow defects; 32 to 128 make little difference.
+_STEP = 1.0
+_STEPS = 64
+# Where a walk ends at known images in fewer cases than this, their mean takes the place of what is not known.
+_RARE = 1e-3
 
 
 class NeighborCalibration(Calibration):
-    """Kernel regression of the logarithms of the statistics, in two stages.
+    """Kernel regression of the logarithms of statistics that have been spread over the images.
 
-    The first stage averages over training images. Since a model scores the images it was trained on lower than new
-    ones, and not by the same factor everywhere, the second stage adds the mean error of the first one on unseen
-    images: that of similar ones, shrunk towards that of all the fewer there are. Where the statistics of training
-    images say less about unseen images than those of other unseen images do (memory banks), the first stage averages
-    over unseen images and there is no second one.
+    The statistics of training images are spread first: every image gets the mean of those that a random walk between
+    similar images ends at (label propagation, Zhu and Ghahramani 2002). It stays within what hangs together, such as a
+    product, without being told what that is. Since a model scores the images it was trained on lower than new ones, and
+    not by the same factor everywhere, the errors on unseen images are spread in the same way, and added. There may be
+    few of these: from image to image they would say little, but all that a walk meets say something together.
 
     Args:
         memory (FeatureMemory): Descriptors of the training images and of the unseen ones.
@@ -31,20 +35,10 @@ class NeighborCalibration(Calibration):
 
     def __init__(self, memory: FeatureMemory) -> None:
         super().__init__(memory)
-        count = len(memory)
-        # Logarithms and membership (0 or -inf) of the first stage; errors (beyond their mean) and membership
-        # (1 or 0) of the second; their mean; 1 / (2 bandwidth).
-        self.register_buffer("logarithms", torch.zeros(count, 2))
-        self.register_buffer("averaged", torch.zeros(count))
-        self.register_buffer("errors", torch.zeros(count, 2))
-        self.register_buffer("corrected", torch.zeros(count))
-        self.register_buffer("mean_error", torch.zeros(2))
+        # Logarithms for each image, 1 / (2 bandwidth).
+        self.register_buffer("logarithms", torch.zeros(len(memory), 2))
         self.register_buffer("sharpness", torch.ones(()))
         self.logarithms: Tensor
-        self.averaged: Tensor
-        self.errors: Tensor
-        self.corrected: Tensor
-        self.mean_error: Tensor
         self.sharpness: Tensor
 
     @property
@@ -54,74 +48,54 @@ class NeighborCalibration(Calibration):
 
     @classmethod
     def fit(cls, memory: FeatureMemory, targets: Tensor, unseen: Tensor) -> "NeighborCalibration":
-        """Remember statistics, and choose the images of the first stage.
+        """Spread statistics of training images, and the errors on unseen ones.
 
         Args:
             memory (FeatureMemory): Descriptors of N images.
             targets (Tensor): Their statistics ``(N, 2)``, not negative.
-            unseen (Tensor): Which of them the model was not trained on, ``(N,)`` bool. Without any there is no second
-                stage.
+            unseen (Tensor): Which of them the model was not trained on, ``(N,)`` bool.
 
         Returns:
             NeighborCalibration: Fitted.
         """
         calibration = cls(memory)
-        calibration.logarithms.copy_(targets.clamp(min=torch.finfo(torch.float32).tiny).log())
-        distances = memory.between()
-        calibration.sharpness.fill_(1 / (2 * _BANDWIDTH * _usual_distance(distances)))
-        trained = ~unseen
-        if not unseen.any():
-            return calibration
-        if trained.any():
-            calibration._average_over(trained)
-            calibration._correct_by(unseen, distances)
-            with_training = calibration._error_on(unseen, distances)
-            if with_training <= calibration._error_without_training(unseen, distances):
-                return calibration
-        calibration._average_over(unseen)
-        calibration.corrected.zero_()
-        calibration.mean_error.zero_()
+        logarithms = targets.clamp(min=torch.finfo(torch.float32).tiny).log()
+        distances = memory.between().fill_diagonal_(torch.inf)
+        usual = _usual_distance(distances)
+        calibration.sharpness.fill_(1 / (2 * _BANDWIDTH * usual))
+        step = torch.softmax(distances / (-2 * _STEP * usual), dim=1)
+        step.nan_to_num_(1.0)  # one image alone stays where it is
+        for known in (~unseen, unseen):
+            if known.any():
+                errors = logarithms - calibration.logarithms
+                calibration.logarithms += _spread(errors[known], known, step)
         return calibration
 
-    def _average_over(self, members: Tensor) -> None:
-        self.averaged.copy_(torch.where(members, 0.0, -torch.inf))
-
-    def _correct_by(self, unseen: Tensor, distances: Tensor) -> None:
-        errors = (self.logarithms - self._average(distances))[unseen]
-        self.mean_error.copy_(errors.mean(dim=0))
-        self.errors[unseen] = errors - self.mean_error
-        self.corrected.copy_(unseen)
-
-    def _error_on(self, unseen: Tensor, distances: Tensor) -> Tensor:
-        """Mean squared error on each unseen image, corrected by the others."""
-        others = distances.clone().fill_diagonal_(torch.inf)
-        predicted = self._average(distances) + self._correction(others)
-        return (predicted - self.logarithms)[unseen].square().mean()
-
-    def _error_without_training(self, unseen: Tensor, distances: Tensor) -> Tensor:
-        """Mean squared error on each unseen image, predicted from the others alone."""
-        others = distances[unseen][:, unseen].clone()
-        if len(others) < 2:
-            return torch.tensor(torch.inf)
-        weights = torch.softmax(-self.sharpness * others.fill_diagonal_(torch.inf), dim=1)
-        return (weights @ self.logarithms[unseen] - self.logarithms[unseen]).square().mean()
-
     def predict(self, maps: Sequence[Tensor], distances: Tensor, categories: Sequence[str] | None) -> Tensor:
-        """Add the two stages."""
+        """Average over similar images."""
         del maps, categories
-        return (self._average(distances) + self._correction(distances)).exp()
+        return (torch.softmax(-self.sharpness * distances, dim=1) @ self.logarithms).exp()
 
-    def _average(self, distances: Tensor) -> Tensor:
-        return torch.softmax(self.averaged - self.sharpness * distances, dim=1) @ self.logarithms
 
-    def _correction(self, distances: Tensor) -> Tensor:
-        weights = self.corrected * torch.exp(-self.sharpness * distances)
-        return self.mean_error + weights @ self.errors / (weights.sum(dim=1, keepdim=True) + _PRIOR_IMAGES)
+def _spread(values: Tensor, known: Tensor, step: Tensor) -> Tensor:
+    """Give every image the mean of the known values that a random walk ends at.
+
+    Args:
+        values (Tensor): Of the K known images ``(K, 2)``.
+        known (Tensor): Which images these are ``(N,)`` bool.
+        step (Tensor): Probabilities ``(N, N)`` to go from one image to another.
+
+    Returns:
+        Tensor: ``(N, 2)``.
+    """
+    ends = torch.zeros(len(known), 3).to(values)
+    ends[known] = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+    for _ in range(_STEPS):
+        ends = step @ ends
+    met = ends[:, 2:]
+    return (ends[:, :2] + _RARE * values.mean(dim=0)) / (met + _RARE)
 
 
 def _usual_distance(distances: Tensor) -> float:
-    """Median squared distance to the nearest other image."""
-    if len(distances) < 2:
-        return 1.0
-    apart = distances.clone().fill_diagonal_(torch.inf)
-    return max(float(apart.amin(dim=1).median()), torch.finfo(torch.float32).eps)
+    """Median squared distance to the nearest other image, of distances ``(N, N)`` with an infinite diagonal."""
+    return max(float(distances.amin(dim=1).median()), torch.finfo(torch.float32).eps) if len(distances) > 1 else 1.0

@@ -108,12 +108,27 @@ def test_unseen_images_correct_what_training_images_score_too_low() -> None:
     assert (as_published < 0.3 * LEVELS[:, 0]).all()
 
 
-def test_worthless_statistics_of_training_images_are_left_out() -> None:
+def test_worthless_statistics_of_training_images_do_no_harm() -> None:
     training = data(images=30)
     training.statistics = torch.rand_like(training.statistics) * 1e-6  # a memory bank knows each of its patches
     maps = [feature_map(torch.arange(3), torch.Generator().manual_seed(1))]
     level, _, _ = fit_calibration(training + data(images=6, seed=5, unseen=True), options())(maps)
     torch.testing.assert_close(level, LEVELS[:, 0], rtol=0.25, atol=0)
+
+
+def test_unseen_images_correct_all_of_their_product_and_no_other() -> None:
+    # Two products that vary along a line, each with unseen images in the middle of it only.
+    along = torch.linspace(0, 1, 15).repeat(2)
+    product = torch.arange(2).repeat_interleave(15)
+    unseen = (along > 0.4) & (along < 0.6)
+    descriptors = torch.stack([along, 2.0 * product], dim=1)[:, :, None, None]
+    factor = torch.tensor([5.0, 0.2])
+    statistics = torch.where(unseen, factor[product], 1.0)[:, None] * torch.tensor([1.0, 2.0, 0.5])
+    known = CalibrationData(describe([descriptors]), statistics, None, unseen)
+    level, height, _ = fit_calibration(known, options())([descriptors])
+    far = along > 0.9
+    torch.testing.assert_close(level[far], factor[product][far], rtol=0.2, atol=0)
+    torch.testing.assert_close(height[far], factor[product][far], rtol=0.2, atol=0)
 
 
 @pytest.mark.parametrize("predictor", ["neighbors", "regressor"])
