@@ -12,10 +12,11 @@ from .feature_memory import FeatureMemory
 # Images count as similar within a few times the usual squared distance between neighbours. Narrower, and predictions
 # begin to follow defects; wider, and products run into each other.
 _BANDWIDTH = 2.5
-# A walk goes in short steps, which hardly ever lead to another product, and in many of them. With few it would say more
-# of the single image, and follow defects; 32 to 128 make little difference.
+# A walk goes in short steps, which hardly ever lead to another product, until it has passed some known images. With
+# fewer a value would say more of the single image, and follow defects; 4 to 12 make little difference.
 _STEP = 1.0
-_STEPS = 64
+_PASSED = 6
+_MOST_STEPS = 256
 # Where a walk ends at known images in fewer cases than this, their mean takes the place of what is not known.
 _RARE = 1e-3
 
@@ -90,7 +91,7 @@ def _spread(values: Tensor, known: Tensor, step: Tensor) -> Tensor:
     """
     ends = torch.zeros(len(known), 3).to(values)
     ends[known] = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-    for _ in range(_STEPS):
+    for _ in range(min(round(_PASSED * len(known) / len(values)), _MOST_STEPS)):
         ends = step @ ends
     met = ends[:, 2:]
     return (ends[:, :2] + _RARE * values.mean(dim=0)) / (met + _RARE)
