@@ -12,12 +12,12 @@ import numpy as np
 import openvino as ov
 from anomalib.data import NumpyImageBatch
 from openvino import InferRequest, Layout, PartialShape, Type
-from openvino.opset13 import multiply
 from openvino.preprocess import PrePostProcessor
 from PIL import Image
 from platformdirs import user_cache_path
 
 from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
+from anomalib_unias.deploy.input_resizing import cut_resizing, resize
 from anomalib_unias.deploy.predictions import FULL_PRECISION
 from anomalib_unias.deploy.sources import ImageSource
 
@@ -66,6 +66,7 @@ class _Read:
 
     source: ImageSource
     pixels: np.ndarray | None
+    network_input: np.ndarray | None
     error: UnreadableImageError | None
     milliseconds: float
 
@@ -73,9 +74,9 @@ class _Read:
 class ThroughputInferencer:
     """Runs an exported model of anomalib on a stream of images of any size.
 
-    While some images are computed, the next ones are read. Pixels go into OpenVINO as bytes; scaling and the
-    pre-processing of the model are done in there, with the same result as by anomalib's own inferencer. Results come
-    in the order of the images. At most ``requests + readers + 1`` images are in memory; the next one is taken
+    While some images are computed, the next ones are read and, if the model begins with anti-aliased resizing, resized.
+    To other models pixels go as bytes. The result is that of anomalib's own inferencer. Results come in the order of
+    the images. At most ``requests + readers + 1`` images are in memory; the next one is taken
     from the iterable only when a result has been taken.
 
     Args:
@@ -119,7 +120,11 @@ class ThroughputInferencer:
         core.set_property({"CACHE_DIR": str(cache_dir or user_cache_path("anomalib-unias") / "openvino")})
         options = {**FULL_PRECISION, "PERFORMANCE_HINT": hint.upper(), **(config or {})}
         self.readers = readers
-        self._compiled = core.compile_model(_with_byte_input(core.read_model(path), path), device, options)
+        model = _for_one_image(core.read_model(path), path)
+        self._image_shape = model.input(0).partial_shape
+        self._size: tuple[int, int] | None
+        model, self._size = cut_resizing(model) or (_with_byte_input(model), None)
+        self._compiled = core.compile_model(model, device, options)
         self._names = [_name(output) for output in self._compiled.outputs]
         if "pred_score" not in self._names:
             msg = f"{path} has the outputs {self._names}, expected a 'pred_score': export the model with anomalib."
@@ -173,8 +178,8 @@ class ThroughputInferencer:
                 yield self._finish(*running.popleft(), free)
             if read is not None:
                 request = free.pop()
-                if read.pixels is not None:
-                    request.start_async([read.pixels[None]], share_inputs=True)
+                if read.network_input is not None:
+                    request.start_async([read.network_input], share_inputs=True)
                 running.append((read, request))
         while running:
             yield self._finish(*running.popleft(), free)
@@ -210,20 +215,21 @@ class ThroughputInferencer:
 
     def _read(self, image: AnyImage) -> _Read:
         started = time.perf_counter()
-        source, pixels, error = _source(image), None, None
+        source, pixels, network_input, error = _source(image), None, None, None
         try:
             pixels = source.read()
             self._require_size(source, pixels)
+            network_input = resize(pixels, self._size) if self._size else pixels[None]
         except UnreadableImageError as reason:
             pixels, error = None, reason
-        return _Read(source, pixels, error, 1000 * (time.perf_counter() - started))
+        return _Read(source, pixels, network_input, error, 1000 * (time.perf_counter() - started))
 
     def _require_size(self, source: ImageSource, pixels: np.ndarray) -> None:
-        expected = self._compiled.input(0).partial_shape
-        if not expected.compatible(PartialShape([1, *pixels.shape])):
+        expected = self._image_shape
+        if not expected.compatible(PartialShape([1, 3, *pixels.shape[:2]])):
             msg = (
                 f"{source.name} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but the model was exported for "
-                f"{expected[1]}x{expected[2]}. Export it without an input size."
+                f"{expected[2]}x{expected[3]}. Export it without an input size."
             )
             raise UnreadableImageError(msg)
 
@@ -238,32 +244,22 @@ def _source(image: AnyImage) -> ImageSource:
     return ImageSource("pixels", image)
 
 
-def _with_byte_input(model: ov.Model, path: str | Path) -> ov.Model:
-    """Let a model take one image of bytes ``(1, H, W, 3)`` instead of floating-point ``(B, 3, H, W)``."""
+def _for_one_image(model: ov.Model, path: str | Path) -> ov.Model:
     shape = model.input(0).partial_shape
     if not shape.compatible(PartialShape([1, 3, -1, -1])):
         msg = f"{path} takes {shape}, expected one image (1, 3, H, W): export it with a batch size of 1 or any."
         raise ExportedModelError(msg)
     model.reshape(PartialShape([1, 3, shape[2], shape[3]]))
-    is_scaled = _scale_matrices(model)
+    return model
+
+
+def _with_byte_input(model: ov.Model) -> ov.Model:
+    """Let a model take one image of bytes ``(1, H, W, 3)`` instead of floating-point ``(1, 3, H, W)``."""
     processor = PrePostProcessor(model)
     processor.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
     processor.input().model().set_layout(Layout("NCHW"))
-    steps = processor.input().preprocess().convert_element_type(Type.f32)
-    if not is_scaled:
-        steps.scale(255.0)
+    processor.input().preprocess().convert_element_type(Type.f32).scale(255.0)
     return processor.build()
-
-
-def _scale_matrices(model: ov.Model) -> bool:
-    """Scale the matrices that an image is resized by rather than its many pixels, if that is what happens to it."""
-    uses = [use for use in model.input(0).get_target_inputs() if use.get_node().get_type_name() != "ShapeOf"]
-    if any(use.get_node().get_type_name() != "MatMul" or use.get_index() != 1 for use in uses):
-        return False
-    for use in uses:
-        matrix = use.get_node().input(0)
-        matrix.replace_source_output(multiply(matrix.get_source_output(), np.float32(1 / 255)).output(0))
-    return True
 
 
 def _name(output: ov.ConstOutput) -> str:

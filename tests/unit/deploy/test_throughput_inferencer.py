@@ -3,13 +3,18 @@
 import numpy as np
 import openvino as ov
 import pytest
+import torch
 from anomalib.data import NumpyImageBatch
 from anomalib.deploy import OpenVINOInferencer
+from anomalib.models import Padim
+from anomalib.pre_processing import PreProcessor
 from exported_toy import write_toy_model
 from PIL import Image
+from torchvision.transforms.v2 import Compose, Normalize
 
 from anomalib_unias.deploy import ExportedModelError, ImageSource, ThroughputInferencer, UnreadableImageError
-from anomalib_unias.deploy.throughput_inferencer import _scale_matrices
+from anomalib_unias.deploy.input_resizing import cut_resizing
+from anomalib_unias.pre_processing import ExportableResize
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +58,47 @@ def test_same_answer_as_the_inferencer_of_anomalib(line, path, tmp_path, monkeyp
     assert found.image_path == [str(file)]
 
 
-def test_bytes_are_scaled_after_resizing(tmp_path):
+def test_other_products_than_resizing_stay_in_the_model(tmp_path):
     rows = np.kron(np.eye(5), [0.25, 0.75]).astype(np.float32)
     path = write_toy_model(tmp_path / "model.xml", (-1, 3, 10, -1), rows=rows)
-    assert _scale_matrices(ov.Core().read_model(path))
+    assert cut_resizing(one_image(path)) is None
     pixels = np.random.default_rng(0).integers(0, 255, (10, 7, 3), np.uint8)
     found = ThroughputInferencer(path, cache_dir=tmp_path).predict(pixels)
     np.testing.assert_allclose(np.squeeze(found.anomaly_map), rows @ (pixels[..., 0] / 255), atol=1e-6)
 
 
-def test_bytes_are_scaled_first_where_nothing_is_resized(path):
-    assert not _scale_matrices(ov.Core().read_model(path))
+def one_image(path):
+    model = ov.Core().read_model(path)
+    model.reshape([1, *list(model.input(0).partial_shape)[1:]])
+    return model
+
+
+@pytest.fixture(scope="module")
+def resizing_model(tmp_path_factory):
+    """Padim, whose resizing was made exportable, and its file."""
+    model = Padim(
+        backbone="resnet18",
+        layers=["layer1"],
+        n_features=5,
+        pre_trained=False,
+        pre_processor=PreProcessor(Compose([ExportableResize((32, 48)), Normalize([0.4] * 3, [0.2, 0.3, 0.4])])),
+    ).eval()
+    model.model.gaussian.fit(torch.rand(4, 5, 8, 12, generator=torch.Generator().manual_seed(0)))
+    for buffer in model.post_processor.buffers():
+        buffer.fill_(0.5)
+    return model, model.to_openvino(tmp_path_factory.mktemp("resizing"))
+
+
+@pytest.mark.parametrize("size", [(20, 30), (90, 70), (300, 211)])
+def test_resizing_is_done_outside_with_the_same_answer(resizing_model, tmp_path, size):
+    model, path = resizing_model
+    assert cut_resizing(one_image(path))[1] == (32, 48)
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    found = ThroughputInferencer(path, cache_dir=tmp_path).predict(pixels)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+    np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.image[0] * 255, pixels, atol=1e-4)
 
 
 def test_all_kinds_of_images(line, tmp_path):
