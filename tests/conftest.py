@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("ANOMALIB_UNIAS_TEST_THREADS", "1")))
 
 TINY = {

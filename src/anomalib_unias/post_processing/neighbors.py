@@ -12,9 +12,10 @@ from .feature_memory import FeatureMemory
 # Images count as similar within a few times the usual squared distance between neighbours. Narrower, and predictions
 # begin to follow defects; wider, and products run into each other.
 _BANDWIDTH = 2.5
-# A walk goes in short steps, which hardly ever lead to another product, until it has passed some known images. With
-# fewer a value would say more of the single image, and follow defects; 4 to 12 make little difference.
-_STEP = 1.0
+# A walk goes from an image to one of its nearest ones, which hardly ever leads to another product, until it has passed
+# some known images. With fewer a value would say more of the single image, and follow defects; 3 to 12 make little
+# difference, as do 5 to 10 neighbours.
+_NEIGHBORS = 7
 _PASSED = 6
 _MOST_STEPS = 256
 # Where a walk ends at known images in fewer cases than this, their mean takes the place of what is not known.
@@ -24,11 +25,12 @@ _RARE = 1e-3
 class NeighborCalibration(Calibration):
     """Kernel regression of the logarithms of statistics that have been spread over the images.
 
-    The statistics of training images are spread first: every image gets the mean of those that a random walk between
-    similar images ends at (label propagation, Zhu and Ghahramani 2002). It stays within what hangs together, such as a
-    product, without being told what that is. Since a model scores the images it was trained on lower than new ones, and
-    not by the same factor everywhere, the errors on unseen images are spread in the same way, and added. There may be
-    few of these: from image to image they would say little, but all that a walk meets say something together.
+    The statistics of training images are spread first: every image gets the mean of those that a random walk from
+    neighbour to neighbour ends at (label propagation, Zhu and Ghahramani 2002). It stays within what hangs together,
+    such as a product, without being told what that is. Since a model scores the images it was trained on lower than
+    new ones, and not by the same factor everywhere, the errors on unseen images are spread in the same way, and added.
+    There may be few of these: from image to image they would say little, but all that a walk meets say something
+    together.
 
     Args:
         memory (FeatureMemory): Descriptors of the training images and of the unseen ones.
@@ -62,10 +64,8 @@ class NeighborCalibration(Calibration):
         calibration = cls(memory)
         logarithms = targets.clamp(min=torch.finfo(torch.float32).tiny).log()
         distances = memory.between().fill_diagonal_(torch.inf)
-        usual = _usual_distance(distances)
-        calibration.sharpness.fill_(1 / (2 * _BANDWIDTH * usual))
-        step = torch.softmax(distances / (-2 * _STEP * usual), dim=1)
-        step.nan_to_num_(1.0)  # one image alone stays where it is
+        calibration.sharpness.fill_(1 / (2 * _BANDWIDTH * _usual_distance(distances)))
+        step = _step(distances)
         for known in (~unseen, unseen):
             if known.any():
                 errors = logarithms - calibration.logarithms
@@ -76,6 +76,14 @@ class NeighborCalibration(Calibration):
         """Average over similar images."""
         del maps, categories
         return (torch.softmax(-self.sharpness * distances, dim=1) @ self.logarithms).exp()
+
+
+def _step(distances: Tensor) -> Tensor:
+    """Probabilities ``(N, N)`` of a step: alike for all images that one is among the nearest of, or the other way."""
+    nearest = distances.topk(min(_NEIGHBORS, len(distances) - 1), largest=False).indices
+    linked = torch.zeros_like(distances).scatter_(1, nearest, 1.0)
+    linked = torch.maximum(linked, linked.T)
+    return (linked / linked.sum(dim=1, keepdim=True)).nan_to_num(1.0)  # one image alone stays where it is
 
 
 def _spread(values: Tensor, known: Tensor, step: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def test_worthless_statistics_of_training_images_do_no_harm() -> None:
     training.statistics = torch.rand_like(training.statistics) * 1e-6  # a memory bank knows each of its patches
     maps = [feature_map(torch.arange(3), torch.Generator().manual_seed(1))]
     level, _, _ = fit_calibration(training + data(images=6, seed=5, unseen=True), options())(maps)
-    torch.testing.assert_close(level, LEVELS[:, 0], rtol=0.25, atol=0)
+    torch.testing.assert_close(level, LEVELS[:, 0], rtol=0.5, atol=0)
 
 
 def test_unseen_images_correct_all_of_their_product_and_no_other() -> None:
