@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := results/demo
+PARALLEL := -n 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: demo test clean
 
@@ -25,7 +26,8 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/unit src
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/integration
 
 clean:
 	rm -rf $(VENV) results
