@@ -16,10 +16,9 @@ from functools import partial
 import numpy as np
 import openvino as ov
 import torch
-from benchmarks.speed import in_turns, record
+from benchmarks.speed import gmac, in_turns, record
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
-from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_unias.models.unias.components.composition import bilinear_matrix, convolve_resized, spread_border
 from anomalib_unias.models.unias.components.pixel_decoder import _FusionLevel
@@ -66,13 +65,6 @@ class SplitLevel(nn.Module):
         return torch.stack(moved).sum(dim=0) + spread_border(constant, shallow)
 
 
-def gmac(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> float:
-    """Billions of multiplications of one forward."""
-    with FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return counter.get_total_flops() / 2e9
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,7 +79,7 @@ def main() -> None:
         forms = [plain, SplitLevel(plain).eval()]
         inputs = torch.randn(1, channels, side, side), torch.randn(1, WIDTH, side // 2, side // 2)
         torch.testing.assert_close(forms[1](*inputs), forms[0](*inputs), atol=1e-4, rtol=1e-4)
-        record(f"pixel decoder split, {name}, cost", *(np.array(gmac(form, inputs)) for form in forms), "GMAC")
+        record(f"pixel decoder split, {name}, cost", *(np.array(gmac(form, *inputs)) for form in forms), "GMAC")
         graphs = [ov.convert_model(torch.export.export(form, inputs)) for form in forms]
         requests = [ov.Core().compile_model(graph, "CPU", hints).create_infer_request() for graph in graphs]
         arrays = [value.numpy() for value in inputs]

@@ -105,6 +105,13 @@ def record(name: str, baseline: np.ndarray, ours: np.ndarray, unit: str) -> None
     pd.concat([others, pd.DataFrame([row])]).to_csv(OUTPUT, index=False)
 
 
+def gmac(module: nn.Module, *inputs: torch.Tensor) -> float:
+    """Billions of multiplications of one forward."""
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
 def cost() -> None:
     """MACs of the whole model."""
     counts = []
@@ -112,9 +119,7 @@ def cost() -> None:
         model = build("b4", plain).eval()
         with torch.no_grad():
             model(torch.randn(1, 3, 224, 224))  # composes the kernels, once
-            with FlopCounterMode(display=False) as counter:
-                model(torch.randn(1, 3, 224, 224))
-        counts.append(counter.get_total_flops() / 2e9)
+            counts.append(gmac(model, torch.randn(1, 3, 224, 224)))
     record("unias_b4 cost", np.array(counts[0]), np.array(counts[1]), "GMAC")
 
 

@@ -20,7 +20,7 @@ def cut_resizing(model: ov.Model) -> tuple[ov.Model, tuple[int, int]] | None:
     """Cut anti-aliased resizing off the start of a model.
 
     In there it is two products with matrices (see ``ExportableResize``), which every runtime computes alike, but most
-    of whose coefficients are 0: :func:`resize` gives the same result in a third of the time.
+    of whose coefficients are 0: :func:`resize` gives the same result in less time.
 
     Args:
         model (ov.Model): Model for one image ``(1, 3, H, W)``. It is not changed.

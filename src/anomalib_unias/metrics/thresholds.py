@@ -47,7 +47,8 @@ def _threshold_above(lower: int, rows: Table, dropped: Precision) -> Tensor:
     """Threshold halfway between the ``lower`` lowest rows of a table and the next one; without one, beyond them all."""
     low, high = key_scores(rows[:, KEY]).astype(np.float64), cell_ends(rows, dropped).astype(np.float64)
     margin = 2 * _MARGIN * ((high[-1] - low[0]) or abs(low[0]) or 1.0)
-    below, above = [low[0] - margin, *high][lower], [*low, high[-1] + margin][lower]
+    below = high[lower - 1] if lower > 0 else low[0] - margin
+    above = low[lower] if lower < len(low) else high[-1] + margin
     middle = np.float32((below + above) / 2)
     return torch.tensor(middle if middle < np.float32(above) else np.float32(below))
 
