@@ -15,7 +15,6 @@ process, with the libraries; ``size_mb`` is what the exported files take. The co
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
+from benchmarks.metrics_memory import memory_mb
 from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
 from PIL import Image
 from rich.console import Console
@@ -164,7 +164,7 @@ def measure(row: dict[str, str], path: Path, images: list[Path], seconds: float)
         "images_per_second": round(len(times) / elapsed, 3),
         "p50_ms": round(float(np.percentile(times, 50)), 2),
         "p99_ms": round(float(np.percentile(times, 99)), 2),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_mb": round(memory_mb("VmHWM"), 1),
         "size_mb": round(size / 2**20, 2),
     }
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.quality --root DIR --seeds 0 1 2
 
-DIR holds categories in the layout of MVTec AD. Each model is trained once per seed, on all normal images but those that
-CADA holds out (a tenth, for all models alike), and tested once; all calibrations are applied to the same anomaly maps.
+DIR holds categories in the layout of MVTec AD; without it the built-in products are taken. Each model is trained once
+per seed, on all normal images but those that CADA holds out (a tenth, for all models alike), and tested once; all
+calibrations are applied to the same anomaly maps.
 All models see images of 224x224 through EfficientNet-Lite0 with ImageNet weights. A model and seed that is in the
 output is not run again. Columns: ``model,calibration,seed,category,metric,value``. ``quality.csv`` has the models as
 they are, and UniAS with CADA; ``cada.csv`` all calibrations:
@@ -62,6 +63,7 @@ from anomalib_unias.post_processing.fitting import CalibrationOptions, fit_calib
 
 COLUMNS = ["model", "calibration", "seed", "category", "metric", "value"]
 SIZE = (224, 224)
+BUILT_IN = {"datamodule": "SyntheticProducts", "datamodule_args": {"test_good": 40, "test_defective": 40}}
 
 
 class Recorder(CadaPostProcessor):
@@ -244,9 +246,8 @@ def following(tested: Tested, prediction: Prediction) -> float:
 
 def run(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Tensor], Tested]:
     """Train and test one model, and apply all calibrations."""
-    datamodule = UnifiedDataModule(
-        "MVTecAD", "all", root=options.root, train_batch_size=8, eval_batch_size=16, num_workers=0, seed=seed
-    )
+    data = {"datamodule": "MVTecAD", "root": options.root} if options.root else BUILT_IN
+    datamodule = UnifiedDataModule(**data, train_batch_size=8, eval_batch_size=16, num_workers=0, seed=seed)
     model, seconds = train(name, seed, options, datamodule)
     rows = cost(model, seconds)
     tested = test(model, datamodule)
@@ -351,7 +352,7 @@ def summarize(options: argparse.Namespace) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--root", type=Path, help="categories in the layout of MVTec AD; default: the built-in ones")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=400, help="training steps of 8 images")

@@ -105,7 +105,7 @@ def predict_by_openvino(path: Path, files: Sequence[Path], config: Mapping[str, 
     Returns:
         Predictions: By image path.
     """
-    with _inside(path.parent):
+    with inside(path.parent):
         inferencer = OpenVINOInferencer(path.resolve(), device="CPU", config=dict(config))
     return {str(file): _from_batch(inferencer.predict(file))[0] for file in files}
 
@@ -171,6 +171,24 @@ def prediction_of(outputs: Mapping[str, np.ndarray]) -> Prediction:
         label=None if label is None else bool(np.squeeze(label)),
         anomaly_map=None if anomaly_map is None else np.squeeze(anomaly_map).astype(np.float32),
     )
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Change the working directory: anomalib 2.7.0 writes the model cache of OpenVINO there.
+
+    Args:
+        folder (Path): Working directory inside the ``with`` block.
+
+    Yields:
+        None: Nothing.
+    """
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _from_batch(batch: Any) -> list[Prediction]:
@@ -253,14 +271,3 @@ def _trusting() -> Iterator[None]:
             del os.environ["TRUST_REMOTE_CODE"]
         else:
             os.environ["TRUST_REMOTE_CODE"] = before
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Change the working directory: anomalib 2.7.0 writes the model cache of OpenVINO there."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

@@ -77,7 +77,7 @@ def fit_calibration(data: CalibrationData, options: CalibrationOptions) -> Calib
         elif options.predictor == "regressor":
             calibration = _fit_regressor(memory, data, targets, options)
         else:
-            calibration = NeighborCalibration.fit(memory, targets, data.unseen)
+            calibration = NeighborCalibration.fit(memory, targets, data.trusted)
         calibration.set_range(targets[data.trusted])
     return calibration.eval().requires_grad_(False)
 

@@ -113,7 +113,26 @@ def test_worthless_statistics_of_training_images_do_no_harm() -> None:
     training.statistics = torch.rand_like(training.statistics) * 1e-6  # a memory bank knows each of its patches
     maps = [feature_map(torch.arange(3), torch.Generator().manual_seed(1))]
     level, _, _ = fit_calibration(training + data(images=6, seed=5, unseen=True), options())(maps)
-    torch.testing.assert_close(level, LEVELS[:, 0], rtol=0.5, atol=0)
+    torch.testing.assert_close(level, LEVELS[:, 0], rtol=0.15, atol=0)
+
+
+def test_predictions_follow_what_varies_within_a_product() -> None:
+    along = torch.linspace(0, 1, 100)  # such as the exposure
+    statistics = (10**along)[:, None] * torch.tensor([1.0, 2.0, 0.5])
+    descriptors = along[:, None, None, None]
+    known = CalibrationData(describe([descriptors]), statistics, None, torch.arange(100) % 10 == 5)
+    level, _, _ = fit_calibration(known, options())([descriptors])
+    assert (level / statistics[:, 0]).log().abs().max() < 0.6  # one number for all would leave log(10) / 2 = 1.15
+
+
+def test_images_that_no_unseen_one_is_connected_with_take_the_nearest() -> None:
+    groups = torch.arange(3).repeat_interleave(20)
+    descriptors = torch.tensor([0.0, 5.0, 6.0])[groups] + 0.01 * torch.rand(60)
+    statistics = torch.tensor([1.0, 10.0, 99.0])[groups][:, None] * torch.tensor([1.0, 2.0, 0.5])
+    unseen = (groups < 2) & (torch.arange(60) % 5 == 0)
+    known = CalibrationData(descriptors[:, None], statistics, None, unseen)
+    level, _, _ = fit_calibration(known, options())([descriptors[:, None, None, None]])
+    torch.testing.assert_close(level, torch.tensor([1.0, 10.0, 10.0])[groups], rtol=0.01, atol=0)
 
 
 def test_unseen_images_correct_all_of_their_product_and_no_other() -> None:
