@@ -6,7 +6,7 @@ import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.deploy import CompressionType
-from anomalib.metrics import F1Score
+from anomalib.metrics import AUROC, F1Score
 from PIL import Image
 
 from anomalib_unias import UniAS
@@ -138,6 +138,18 @@ def test_accuracy_control_asks_the_validation_images(datamodule, model, tmp_path
     assert asked["images"] == 3 + 4
     assert asked["max_drop"] == 0.02
     assert asked["model_type"] == nncf.ModelType.TRANSFORMER
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_accuracy_control(datamodule, model, tmp_path):
+    path = model.to_openvino(
+        tmp_path,
+        compression_type=CompressionType.INT8_ACQ,
+        datamodule=datamodule,
+        metric=AUROC(fields=["pred_score", "gt_label"]),
+        max_drop=0.5,
+    )
+    assert "FakeQuantize" in types_of(ov.Core().read_model(path))
 
 
 @pytest.mark.usefixtures("exported_once")

@@ -64,6 +64,8 @@ class ComposedModule(nn.Module, ABC):
             self._keep()
         return self
 
+    # Lightning sets eval mode in inference mode; a model with inference tensors could not be exported afterwards.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _keep(self) -> None:
         made_of = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
