@@ -56,8 +56,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     Args:
         variant (Variant): ``"cada"`` needs no category, ``"cada_b"`` needs them in training, ``"cada_a"`` also in test.
             Defaults to ``"cada"``.
-        predictor (Predictor): How ``cada`` predicts: ``"neighbors"`` averages the statistics of the most similar
-            images, ``"regressor"`` is the network of the paper. Defaults to ``"neighbors"``.
+        predictor (Predictor): How ``cada`` predicts: ``"neighbors"`` averages the statistics of the images that the
+            image hangs together with, ``"regressor"`` is the network of the paper. Defaults to ``"neighbors"``.
         statistics (Statistics): ``"max"`` predicts mean and maximum of the map, ``"std"`` mean and standard
             deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
         targets (Targets): Whose statistics are the targets: the ``"training"`` images as in the paper, normal images
