@@ -16,9 +16,6 @@ from torchmetrics import Metric
 SUBSET_SIZE = 300
 """Number of calibration images that nncf recommends."""
 
-RANKING_SIZE = 30
-"""Number of images by which layers are ranked, once for each layer. nncf takes as many as for the calibration."""
-
 # Where the network ends, seen from the anomaly map: at the heads of the decoder and at the frozen features that they
 # are compared with. The smoothing of features is a GroupConvolution, the comparison with prototypes a MatMul.
 _LAST_LAYERS = {"Convolution", "ConvolutionBackpropData"}
@@ -88,7 +85,6 @@ def quantize_with_accuracy_control(
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=outside_decoder(model),
         advanced_quantization_parameters=_without_smoothing(),
-        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=RANKING_SIZE),
     )
 
 
