@@ -4,10 +4,10 @@
 
 DIR holds categories in the layout of MVTec AD; without it the built-in products are taken. Each model is trained once
 per seed, on all normal images but those that CADA holds out (a tenth, for all models alike), and tested once; all
-calibrations are applied to the same anomaly maps.
-All models see images of 224x224 through EfficientNet-Lite0 with ImageNet weights. A model and seed that is in the
-output is not run again. Columns: ``model,calibration,seed,category,metric,value``. ``quality.csv`` has the models as
-they are, and UniAS with CADA; ``cada.csv`` all calibrations:
+calibrations are applied to the same anomaly maps. All models see images of 224x224 through EfficientNet-Lite0 with
+ImageNet weights. A model and seed that is in the output is not run again. Columns:
+``model,calibration,seed,category,metric,value``. ``quality.csv`` has the models as they are, and UniAS with CADA;
+``cada.csv`` all calibrations:
 
 - ``none``: the model as it is,
 - ``cada_a``, ``cada_b``: with class labels, statistics of the held-out images,
@@ -25,7 +25,6 @@ and after are written beside the tables.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from benchmarks.metrics_memory import memory_mb
 from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
 from benchmarks.reverse_distillation import LiteReverseDistillation
 from lightning.pytorch import Trainer, seed_everything
@@ -227,7 +227,7 @@ def latency_ms(model: AnomalibModule, runs: int = 20) -> float:
 def cost(model: AnomalibModule, seconds: float) -> list[tuple[str, str, str, float]]:
     """What a trained model has cost, and costs."""
     size = sum(tensor.nbytes for tensor in model.model.state_dict().values()) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = memory_mb("VmHWM")
     values = {"train_seconds": seconds, "peak_mb": peak, "size_mb": size, "latency_ms": latency_ms(model)}
     return [("none", "mixed", metric, value) for metric, value in values.items()]
 

@@ -80,7 +80,6 @@ def test_kept_kernels_are_neither_made_twice_nor_copied_nor_saved():
     assert "composed" not in "".join(head.state_dict())
 
 
-@torch.no_grad()
 def test_kernels_made_in_inference_mode_can_be_exported():
     head = ResizeHead(8, 5, 4)
     with torch.inference_mode():  # as Lightning does before it evaluates
@@ -90,6 +89,7 @@ def test_kernels_made_in_inference_mode_can_be_exported():
     torch.export.export(head, (torch.randn(1, 8, 4, 4),), strict=False)
 
 
+@torch.no_grad()
 def test_exported_graph_has_the_kernels_as_constants():
     head, image = ResizeHead(8, 5, 4).eval(), torch.randn(1, 8, 4, 4)
     nn.init.constant_(head.convolutions[0].bias, 0.5)
