@@ -2,10 +2,15 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 class _Attention(nn.Module):
-    """Multi-head attention, residual, layer norm."""
+    """Multi-head attention, residual, layer norm.
+
+    The parameters are those of ``nn.MultiheadAttention``, which would project queries and keys apart also where they are
+    projections of the same tokens.
+    """
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -21,8 +26,23 @@ class _Attention(nn.Module):
         value: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        attended, _ = self.attention(query, key, value, attn_mask=mask, need_weights=False)
+        if key is query:
+            heads = [*self._project(query, 0, 2), *self._project(value, 2, 3)]
+        else:
+            heads = [*self._project(query, 0, 1), *self._project(key, 1, 2), *self._project(value, 2, 3)]
+        allowed = None if mask is None else ~mask
+        dropout = self.attention.dropout if self.training else 0.0
+        attended = scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=dropout)
+        attended = self.attention.out_proj(attended.transpose(1, 2).flatten(2))
         return self.norm(tokens + self.dropout(attended))
+
+    def _project(self, tokens: torch.Tensor, first: int, last: int) -> tuple[torch.Tensor, ...]:
+        """Queries (0), keys (1) and values (2) of all heads from the first to before the last: ``(B, heads, L, d)``."""
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        dim = self.attention.embed_dim
+        rows = slice(first * dim, last * dim)
+        projected = linear(tokens, weight[rows], bias[rows])
+        return projected.unflatten(2, (last - first, self.attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
 class _FeedForward(nn.Module):

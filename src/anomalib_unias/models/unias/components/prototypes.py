@@ -6,11 +6,13 @@ from math import ceil
 import torch
 from anomalib.models.components import KCenterGreedy
 from torch import nn
-from torch.nn.functional import avg_pool2d, interpolate, normalize
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, normalize
 
 _LENGTH = 64
 _POOL = 60_000
 _AT_ONCE = 500
+# Square of the smallest length of a feature vector, that of torch.nn.functional.normalize.
+_SMALLEST_SQUARE = 1e-24
 
 
 class NormalPrototypes(nn.Module):
@@ -54,18 +56,21 @@ class NormalPrototypes(nn.Module):
             torch.Tensor: ``(B, 1, h, w)``, the mean cosine distance of the levels to the nearest prototype, in
             [0, 2], as far as the principal components tell.
         """
-        places = self.describe(features)
-        reduced = (places - self.mean) @ self.components
+        places = self._on_common_grid(features)
+        components = self.components.mT[..., None, None].split([place.shape[1] for place in places], dim=1)
+        # As describe() and a projection of its result, but the many channels are neither scaled nor put side by side.
+        projected = [
+            conv2d(place, axes) * place.square().sum(dim=1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt()
+            for place, axes in zip(places, components, strict=True)
+        ]
+        reduced = sum(projected) / len(places) ** 0.5 - (self.mean @ self.components)[:, None, None]
         # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time, whose products stay in the cache.
-        columns = reduced.flatten(1, 2).mT
-        nearest = torch.stack(
-            [
-                (part.square().sum(dim=1, keepdim=True) - 2 * part @ columns).amin(dim=1)
-                for part in self.prototypes.split(_AT_ONCE)
-            ]
-        ).amin(dim=0)
-        squared = reduced.square().sum(dim=-1) + nearest.unflatten(1, reduced.shape[1:3])
-        return squared.clamp_min(0).unsqueeze(1) / 2
+        nearest = [
+            conv2d(reduced, -2 * part[..., None, None], part.square().sum(dim=1)).amin(dim=1, keepdim=True)
+            for part in self.prototypes.split(_AT_ONCE)
+        ]
+        squared = reduced.square().sum(dim=1, keepdim=True) + torch.cat(nearest, dim=1).amin(dim=1, keepdim=True)
+        return squared.clamp_min(0) / 2
 
     def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average neighbours, bring all levels to the common grid and keep the directions.
@@ -77,6 +82,11 @@ class NormalPrototypes(nn.Module):
             torch.Tensor: ``(B, h, w, C)``, the levels side by side; half the squared distance of two descriptors is
             the mean of the cosine distances of their levels.
         """
+        levels = [normalize(place, dim=1) for place in self._on_common_grid(features)]
+        return torch.cat(levels, dim=1).movedim(1, -1) / len(levels) ** 0.5
+
+    def _on_common_grid(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Averages over neighbours: ``(B, C_l, h, w)`` for each level."""
         size = [side * self.strides[-1] // self.grid_stride for side in features[-1].shape[-2:]]
         levels = []
         for feature, stride in zip(features, self.strides, strict=True):
@@ -85,8 +95,8 @@ class NormalPrototypes(nn.Module):
                 feature = avg_pool2d(feature, self.grid_stride // stride)
             elif stride > self.grid_stride:
                 feature = interpolate(feature, size=size, mode="bilinear", align_corners=False)
-            levels.append(normalize(feature, dim=1))
-        return torch.cat(levels, dim=1).movedim(1, -1) / len(levels) ** 0.5
+            levels.append(feature)
+        return levels
 
     def sample(self, features: Sequence[torch.Tensor], images: int) -> torch.Tensor:
         """Draw some places of some images.

@@ -1,0 +1,87 @@
+"""A convolution of a sum, taken apart: each summand is convolved where it has few channels or few pixels."""
+
+import torch
+from torch import nn
+from torch.nn.functional import conv2d, conv_transpose2d, interpolate, pad
+
+# What lies between the pixels of an image when it is enlarged two times bilinearly, along each side.
+_DOUBLING = (0.25, 0.75, 0.75, 0.25)
+
+
+def convolve_doubled(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Convolve an image that is enlarged two times bilinearly, zero outside, at a quarter of the multiplications.
+
+    To enlarge is to filter an image with zeros between its pixels. The filter is the same for all channels and can wait
+    until after the convolution, which then meets mostly zeros: it is a transposed convolution of the small image.
+
+    Args:
+        image (torch.Tensor): ``(B, D, h, w)``.
+        kernel (torch.Tensor): ``(C, D, 3, 3)``.
+
+    Returns:
+        torch.Tensor: ``(B, C, 2 h, 2 w)``.
+    """
+    around = pad(image, (1, 1, 1, 1), mode="replicate")
+    sparse = conv_transpose2d(around, kernel.transpose(0, 1).flip(2, 3), stride=2, padding=1)
+    taps = torch.tensor(_DOUBLING, dtype=image.dtype, device=image.device)
+    unbounded = conv2d(sparse, torch.outer(taps, taps).expand(len(kernel), 1, 4, 4), groups=len(kernel))
+    return unbounded - _from_outside(image, kernel)
+
+
+def _from_outside(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """What the line of pixels around the enlarged image, equal to its borders, adds to the convolution."""
+    height, width = (2 * side for side in image.shape[-2:])
+    # Lines above and below, with their corners, then to the left and to the right.
+    rows = pad(interpolate(image[:, :, (0, -1)], size=(2, width), mode="bilinear"), (1, 1, 0, 0), mode="replicate")
+    columns = interpolate(image[..., (0, -1)], size=(height, 2), mode="bilinear")
+    above, below = conv2d(rows[:, :, :1], kernel[:, :, :1]), conv2d(rows[:, :, 1:], kernel[:, :, 2:])
+    left = conv2d(columns[..., :1], kernel[..., :1], padding=(1, 0))
+    right = conv2d(columns[..., 1:], kernel[..., 2:], padding=(1, 0))
+    # One product per channel puts all four in their places.
+    ends = torch.zeros(height + width, 2, dtype=image.dtype, device=image.device)
+    ends[0, 0] = ends[height - 1, 1] = ends[height, 0] = ends[-1, 1] = 1
+    shape = above.shape[:2]
+    down = torch.cat((ends[:height].expand(*shape, -1, -1), left, right), dim=3)
+    along = torch.cat((above, below, ends[height:].mT.expand(*shape, -1, -1)), dim=2)
+    return down @ along
+
+
+def convolve_normalized(
+    image: torch.Tensor, projection: torch.Tensor, norm: nn.GroupNorm, kernel: torch.Tensor
+) -> torch.Tensor:
+    """Convolve an image that is projected to more channels and normalised, zero outside, from its own channels.
+
+    Projection, normalisation and convolution are one kernel for each image. The statistics of the normalisation follow
+    from the first and second moments of the channels of the image.
+
+    Args:
+        image (torch.Tensor): ``(B, I, H, W)``.
+        projection (torch.Tensor): Kernel ``(D, I, 1, 1)``.
+        norm (nn.GroupNorm): Of D channels.
+        kernel (torch.Tensor): ``(C, D, 3, 3)``.
+
+    Returns:
+        torch.Tensor: ``(B, C, H, W)``.
+    """
+    height, width = image.shape[-2:]
+    # A channel of ones carries what is added to every pixel, and ends where the image does.
+    padded = pad(torch.cat((image, torch.ones_like(image[:, :1])), dim=1), (1, 1, 1, 1))
+    neighbours = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    linear = _projection_of_each_image(image, projection.flatten(1), norm)
+    each = kernel.permute(0, 2, 3, 1).flatten(0, 2) @ linear
+    pixels = torch.cat(neighbours, dim=1).flatten(2).mT
+    return (pixels @ each.unflatten(1, (len(kernel), -1)).flatten(2).mT).mT.unflatten(2, (height, width))
+
+
+def _projection_of_each_image(image: torch.Tensor, projection: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
+    """Projection and normalisation as one matrix for each image, whose last column is added: ``(B, D, I + 1)``."""
+    pixels = image.flatten(2)
+    mean = pixels.mean(dim=2) @ projection.T
+    square = ((projection @ (pixels @ pixels.mT / pixels.shape[2])) * projection).sum(dim=2)
+    group_mean, group_square = (value.unflatten(1, (norm.num_groups, -1)).mean(dim=2) for value in (mean, square))
+    deviation = (group_square - group_mean.square() + norm.eps).sqrt()
+    size = norm.num_channels // norm.num_groups
+    group_mean, deviation = (value.repeat_interleave(size, dim=1) for value in (group_mean, deviation))
+    scale = norm.weight / deviation
+    shift = norm.bias - group_mean * scale
+    return torch.cat((scale[..., None] * projection, shift[..., None]), dim=2)
