@@ -34,7 +34,7 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from benchmarks.metrics_memory import memory_mb
-from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
+from benchmarks.preset import BACKBONE, LAYERS, lite_arguments, make_up_prototypes
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +64,9 @@ PATCHCORE_BANK = 4155
 
 
 def _unias_lite() -> AnomalibModule:
-    return UniAS(**lite_arguments() | {"pre_trained": False})
+    model = UniAS(**lite_arguments() | {"pre_trained": False})
+    make_up_prototypes(model.model)
+    return model
 
 
 def _patchcore(**backbone: object) -> AnomalibModule:

@@ -1,9 +1,12 @@
-"""What the benchmarks share: the arguments of the preset for CPUs, and its backbone for the other models."""
+"""What the benchmarks share: arguments and made-up prototypes of the preset for CPUs, its backbone for others."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+
+from anomalib_unias import UniASModel
 
 BACKBONE = "efficientnet_lite0"
 LAYERS = ["blocks.2", "blocks.4"]
@@ -14,3 +17,9 @@ def lite_arguments() -> dict[str, Any]:
     """Read what ``configs/model/unias_lite.yaml`` gives to :class:`anomalib_unias.UniAS`."""
     arguments: dict[str, Any] = yaml.safe_load(_FILE.read_text())["model"]["init_args"]
     return arguments
+
+
+def make_up_prototypes(model: UniASModel) -> None:
+    """Give a model without training as many prototypes as it has: a runtime compares with equal ones only once."""
+    if model.prototypes is not None:
+        model.prototypes.fit(torch.randn(len(model.prototypes.prototypes), len(model.prototypes.mean)))

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from benchmarks.metrics_memory import memory_mb, start_peak
 from benchmarks.plain import make_plain
-from benchmarks.preset import lite_arguments
+from benchmarks.preset import lite_arguments, make_up_prototypes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,6 +64,7 @@ def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     accepted = inspect.signature(UniASModel).parameters  # the rest is about training
     arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})
+    make_up_prototypes(model)
     return make_plain(model, arguments.get("backbone", "tf_efficientnet_b4")) if plain else model
 
 

@@ -8,8 +8,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 class _Attention(nn.Module):
     """Multi-head attention, residual, layer norm.
 
-    The parameters are those of ``nn.MultiheadAttention``, which would project queries and keys apart also where they are
-    projections of the same tokens.
+    The parameters are those of ``nn.MultiheadAttention``, which would project queries and keys apart even where they
+    are projections of the same tokens.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
@@ -27,12 +27,13 @@ class _Attention(nn.Module):
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if key is query:
-            heads = [*self._project(query, 0, 2), *self._project(value, 2, 3)]
+            queries, keys = self._project(query, 0, 2)
         else:
-            heads = [*self._project(query, 0, 1), *self._project(key, 1, 2), *self._project(value, 2, 3)]
+            (queries,), (keys,) = self._project(query, 0, 1), self._project(key, 1, 2)
+        (values,) = self._project(value, 2, 3)
         allowed = None if mask is None else ~mask
         dropout = self.attention.dropout if self.training else 0.0
-        attended = scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=dropout)
+        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=dropout)
         attended = self.attention.out_proj(attended.transpose(1, 2).flatten(2))
         return self.norm(tokens + self.dropout(attended))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, fold
 
 
 def compose_kernels(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -20,7 +20,11 @@ def compose_kernels(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     Returns:
         torch.Tensor: ``(O, I, a + b - 1, a + b - 1)``.
     """
-    return conv2d(first.transpose(0, 1), second.flip(2, 3), padding=second.shape[-1] - 1).transpose(0, 1)
+    size = second.shape[-1]
+    # All products of two taps, then those that belong to the same place are added: no product with the zeros around.
+    products = second.permute(0, 2, 3, 1).flatten(0, 2) @ first.flatten(1)
+    products = products.unflatten(0, (-1, size * size)).mT
+    return fold(products, output_size=first.shape[-1] + size - 1, kernel_size=first.shape[-1])
 
 
 class ComposedModule(nn.Module, ABC):
@@ -147,8 +151,28 @@ def spread_border(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def _shifted(matrix: torch.Tensor, taps: int) -> torch.Tensor:
-    """Resizing matrix for every tap of a kernel side by side: ``(large, taps * small)``, zero outside."""
-    reach = taps // 2
+def convolve_resized_rows(
+    rows: torch.Tensor, kernel: torch.Tensor, resize: torch.Tensor, beyond: int = 0
+) -> torch.Tensor:
+    """Convolve some rows, resized along their length and zero outside, to one row without making them.
+
+    Args:
+        rows (torch.Tensor): ``(B, D, r, w)``.
+        kernel (torch.Tensor): ``(C, D, r, k)``, k odd.
+        resize (torch.Tensor): Matrix ``(W, w)``, see :func:`bilinear_matrix`.
+        beyond (int): Number of results wanted beyond each end of the rows. Defaults to ``0``.
+
+    Returns:
+        torch.Tensor: ``(B, C, 1, W + 2 beyond)``.
+    """
+    taps = kernel.shape[-1]
+    tapped = conv2d(rows, kernel.permute(0, 3, 1, 2).flatten(0, 1).unsqueeze(3)).unflatten(1, (-1, taps))
+    return (tapped.flatten(2) @ _shifted(resize, taps, beyond).mT).unsqueeze(2)
+
+
+def _shifted(matrix: torch.Tensor, taps: int, beyond: int = 0) -> torch.Tensor:
+    """Resizing matrix for every tap of a kernel side by side: ``(large + 2 beyond, taps * small)``, zero outside."""
+    reach = taps // 2 + beyond
     padded = nn.functional.pad(matrix, (0, 0, reach, reach))
-    return torch.cat([padded[tap : tap + len(matrix)] for tap in range(taps)], dim=1)
+    size = len(matrix) + 2 * beyond
+    return torch.cat([padded[tap : tap + size] for tap in range(taps)], dim=1)

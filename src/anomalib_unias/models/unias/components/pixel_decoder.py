@@ -18,7 +18,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-class _FusionLevel(nn.Module):
+class FusionLevel(nn.Module):
     """Add a lateral map to the resized deeper map and smooth the sum.
 
     Smoothing is linear, so that both can be smoothed apart, with fewer multiplications, if the lateral map has few
@@ -100,7 +100,7 @@ class PixelDecoder(nn.Module):
             TransformerEncoderLayer(dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)
         )
         self.output = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
-        self.fusions = nn.ModuleList(_FusionLevel(channels, dim) for channels in in_channels[:-1]) if fusion else None
+        self.fusions = nn.ModuleList(FusionLevel(channels, dim) for channels in in_channels[:-1]) if fusion else None
 
     def forward(self, levels: Sequence[torch.Tensor], position: torch.Tensor) -> list[torch.Tensor]:
         """Decode the pyramid from deep to shallow.

@@ -6,7 +6,14 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, interpolate
 
-from .composition import ComposedModule, bilinear_matrix, compose_kernels, convolve_resized, spread_border
+from .composition import (
+    ComposedModule,
+    bilinear_matrix,
+    compose_kernels,
+    convolve_resized,
+    convolve_resized_rows,
+    spread_border,
+)
 
 # Below this size of a level there is no interior that the borders do not reach.
 _SMALLEST_COMPOSED = 8
@@ -91,15 +98,11 @@ class ResizeHead(ComposedModule):
         kernels = [*self._kernels(), last_two]
         rows, columns = resize
         # Two lines along each border, the outer one first, each border turned to be the upper one.
-        upper = rows[:2] @ image @ columns.mT
-        lower = rows[-2:].flip(0) @ image @ columns.mT
-        left = columns[:2] @ image.mT @ rows.mT
-        right = columns[-2:].flip(0) @ image.mT @ rows.mT
         turned = [kernel.mT for kernel in kernels]
-        upper = _outside(upper, kernels, corners=True)
-        lower = _outside(lower, [kernel.flip(2) for kernel in kernels], corners=True)
-        left = _outside(left, turned, corners=False)
-        right = _outside(right, [kernel.flip(2) for kernel in turned], corners=False)
+        upper = _outside(rows[:2] @ image, columns, kernels, corners=True)
+        lower = _outside(rows[-2:].flip(0) @ image, columns, [kernel.flip(2) for kernel in kernels], corners=True)
+        left = _outside(columns[:2] @ image.mT, rows, turned, corners=False)
+        right = _outside(columns[-2:].flip(0) @ image.mT, rows, [kernel.flip(2) for kernel in turned], corners=False)
 
         inner = unbounded[:, :, 2:-2]
         image = torch.cat((unbounded[:, :, :2] - upper, inner, unbounded[:, :, -2:] - lower.flip(2)), dim=2)
@@ -120,11 +123,13 @@ class TransposedHead(nn.ConvTranspose2d):
         super().__init__(dim, channels, kernel_size=patch_size, stride=patch_size)
 
 
-def _outside(lines: torch.Tensor, kernels: list[torch.Tensor], corners: bool) -> torch.Tensor:
+def _outside(lines: torch.Tensor, resize: torch.Tensor, kernels: list[torch.Tensor], corners: bool) -> torch.Tensor:
     """Contribution of what lies outside of one border, as if it was the upper one.
 
     Args:
-        lines (torch.Tensor): First two rows of the resized image ``(B, D, 2, n)``.
+        lines (torch.Tensor): First two rows of the resized image, not yet resized along their length
+            ``(B, D, 2, small)``.
+        resize (torch.Tensor): Matrix that does it ``(n, small)``.
         kernels (list[torch.Tensor]): Of the three convolutions, and of the last two composed.
         corners (bool): Whether the corners outside belong to this border.
 
@@ -134,8 +139,8 @@ def _outside(lines: torch.Tensor, kernels: list[torch.Tensor], corners: bool) ->
     first, second, third, last_two = kernels
     # The row above the image runs from -1 to n, or from 0 to n - 1 without its corners.
     pad = 2 if corners else 1
-    above_first = conv2d(lines[:, :, :1], first[:, :, 2:], padding=(0, pad))
-    top_first = conv2d(lines, first[:, :, 1:], padding=(0, 1))
+    above_first = convolve_resized_rows(lines[:, :, :1], first[:, :, 2:], resize, beyond=pad - 1)
+    top_first = convolve_resized_rows(lines, first[:, :, 1:], resize)
     above_second = conv2d(top_first, second[:, :, 2:], padding=(0, pad))
 
     both = torch.cat((last_two[:, :, 1:2], last_two[:, :, :1]))

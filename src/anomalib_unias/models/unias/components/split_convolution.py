@@ -52,7 +52,7 @@ def convolve_normalized(
     """Convolve an image that is projected to more channels and normalised, zero outside, from its own channels.
 
     Projection, normalisation and convolution are one kernel for each image. The statistics of the normalisation follow
-    from the first and second moments of the channels of the image.
+    from the mean and the covariance of the channels of the image.
 
     Args:
         image (torch.Tensor): ``(B, I, H, W)``.
@@ -64,24 +64,40 @@ def convolve_normalized(
         torch.Tensor: ``(B, C, H, W)``.
     """
     height, width = image.shape[-2:]
+    mean = image.mean(dim=(2, 3), keepdim=True)
+    deviations = image - mean
+    linear = _projection_of_deviations(deviations.flatten(2), mean.flatten(1), projection.flatten(1), norm)
     # A channel of ones carries what is added to every pixel, and ends where the image does.
-    padded = pad(torch.cat((image, torch.ones_like(image[:, :1])), dim=1), (1, 1, 1, 1))
+    padded = pad(torch.cat((deviations, torch.ones_like(image[:, :1])), dim=1), (1, 1, 1, 1))
     neighbours = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    linear = _projection_of_each_image(image, projection.flatten(1), norm)
-    each = kernel.permute(0, 2, 3, 1).flatten(0, 2) @ linear
     pixels = torch.cat(neighbours, dim=1).flatten(2).mT
-    return (pixels @ each.unflatten(1, (len(kernel), -1)).flatten(2).mT).mT.unflatten(2, (height, width))
+    each = kernel.permute(0, 2, 3, 1).flatten(0, 2) @ linear
+    convolved = (pixels @ each.unflatten(1, (len(kernel), -1)).flatten(2).mT).mT.unflatten(2, (height, width))
+    # Transposed convolutions take twice the time to go back through other layouts.
+    return convolved.contiguous() if convolved.requires_grad else convolved
 
 
-def _projection_of_each_image(image: torch.Tensor, projection: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
-    """Projection and normalisation as one matrix for each image, whose last column is added: ``(B, D, I + 1)``."""
-    pixels = image.flatten(2)
-    mean = pixels.mean(dim=2) @ projection.T
-    square = ((projection @ (pixels @ pixels.mT / pixels.shape[2])) * projection).sum(dim=2)
-    group_mean, group_square = (value.unflatten(1, (norm.num_groups, -1)).mean(dim=2) for value in (mean, square))
-    deviation = (group_square - group_mean.square() + norm.eps).sqrt()
-    size = norm.num_channels // norm.num_groups
-    group_mean, deviation = (value.repeat_interleave(size, dim=1) for value in (group_mean, deviation))
-    scale = norm.weight / deviation
-    shift = norm.bias - group_mean * scale
-    return torch.cat((scale[..., None] * projection, shift[..., None]), dim=2)
+def _projection_of_deviations(
+    deviations: torch.Tensor, mean: torch.Tensor, projection: torch.Tensor, norm: nn.GroupNorm
+) -> torch.Tensor:
+    """Projection and normalisation as one matrix for each image.
+
+    Args:
+        deviations (torch.Tensor): Pixels without their mean ``(B, I, N)``.
+        mean (torch.Tensor): ``(B, I)``.
+        projection (torch.Tensor): ``(D, I)``.
+        norm (nn.GroupNorm): Of D channels.
+
+    Returns:
+        torch.Tensor: ``(B, D, I + 1)``; the last column is added.
+    """
+    covariance = deviations @ deviations.mT / deviations.shape[2]
+    # Of every projected channel, side by side with the others of its group.
+    groups = (norm.num_groups, -1)
+    means = (mean @ projection.T).unflatten(1, groups)
+    variances = ((projection @ covariance) * projection).sum(dim=2).unflatten(1, groups)
+    apart = means - means.mean(dim=2, keepdim=True)
+    variance = (variances + apart.square()).mean(dim=2, keepdim=True)
+    scale = norm.weight.unflatten(0, groups) * (variance + norm.eps).rsqrt()
+    shift = apart * scale + norm.bias.unflatten(0, groups)
+    return torch.cat((scale.flatten(1)[..., None] * projection, shift.flatten(1)[..., None]), dim=2)
