@@ -368,6 +368,7 @@ def main() -> None:
     if options.one:
         run_and_save(options.one[0], int(options.one[1]), options)
         return
+    options.output.mkdir(parents=True, exist_ok=True)
     table = options.output / "cada.csv"
     done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=COLUMNS)
     finished = set(zip(done["model"], done["seed"], strict=True))

@@ -68,7 +68,7 @@ def calibrate(output: InferenceBatch, prediction: Prediction, image_score: Image
         score = pixels.amax(dim=1)
     else:
         # The size of a map does not depend on the batch, so the number of pixels is a constant of an exported graph.
-        score = pixels.topk(max(1, int(pixels.shape[1]) // _SHARE_OF_TOP), dim=1).values.mean(dim=1)
+        score = pixels.topk(max(1, int(pixels.shape[1]) // _SHARE_OF_TOP), dim=1, sorted=False).values.mean(dim=1)
     return output._replace(anomaly_map=anomaly_map, pred_score=score)
 
 

@@ -204,7 +204,7 @@ class UniASModel(nn.Module):
             return pixels.std(dim=1)
         # The size of the map is fixed, so k is a constant of the exported graph.
         count = max(1, self.image_size[0] * self.image_size[1] // 100)
-        return pixels.topk(count, dim=1).values.mean(dim=1)
+        return pixels.topk(count, dim=1, sorted=False).values.mean(dim=1)
 
 
 def token_grid(image_size: Sequence[int], backbone: FeaturePyramid) -> tuple[int, int]:

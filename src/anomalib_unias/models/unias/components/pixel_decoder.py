@@ -59,10 +59,11 @@ class FusionLevel(nn.Module):
         return self.output_norm(self.output(merged)).relu()
 
     def _pays(self, level: torch.Tensor, deeper: torch.Tensor) -> bool:
-        """Whether to smooth apart: measured, and not in half precision, in which second moments would be too coarse."""
+        """Whether to smooth apart: fewer multiplications, and enough digits for a covariance."""
         doubled = all(large == 2 * small for large, small in zip(level.shape[-2:], deeper.shape[-2:], strict=True))
         narrow = _NARROW * level.shape[1] <= deeper.shape[1]
-        return doubled and narrow and not torch.is_autocast_enabled(level.device.type)
+        precise = torch.finfo(level.dtype).bits >= 32 and not torch.is_autocast_enabled(level.device.type)
+        return doubled and narrow and precise
 
 
 class PixelDecoder(nn.Module):

@@ -6,7 +6,7 @@ from math import ceil
 import torch
 from anomalib.models.components import KCenterGreedy
 from torch import nn
-from torch.nn.functional import avg_pool2d, conv2d, interpolate, normalize
+from torch.nn.functional import avg_pool2d, interpolate, linear, normalize
 
 _LENGTH = 64
 _POOL = 60_000
@@ -56,21 +56,21 @@ class NormalPrototypes(nn.Module):
             torch.Tensor: ``(B, 1, h, w)``, the mean cosine distance of the levels to the nearest prototype, in
             [0, 2], as far as the principal components tell.
         """
-        places = self._on_common_grid(features)
-        components = self.components.mT[..., None, None].split([place.shape[1] for place in places], dim=1)
+        places = [place.movedim(1, -1) for place in self._on_common_grid(features)]
+        components = self.components.mT.split([place.shape[-1] for place in places], dim=1)
         # As describe() and a projection of its result, but the many channels are neither scaled nor put side by side.
         projected = [
-            conv2d(place, axes) * place.square().sum(dim=1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt()
+            linear(place, axes) * place.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt()
             for place, axes in zip(places, components, strict=True)
         ]
-        reduced = sum(projected) / len(places) ** 0.5 - (self.mean @ self.components)[:, None, None]
+        reduced = torch.stack(projected).sum(dim=0) / len(places) ** 0.5 - self.mean @ self.components
         # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time, whose products stay in the cache.
         nearest = [
-            conv2d(reduced, -2 * part[..., None, None], part.square().sum(dim=1)).amin(dim=1, keepdim=True)
+            linear(reduced, -2 * part, part.square().sum(dim=1)).amin(dim=-1)
             for part in self.prototypes.split(_AT_ONCE)
         ]
-        squared = reduced.square().sum(dim=1, keepdim=True) + torch.cat(nearest, dim=1).amin(dim=1, keepdim=True)
-        return squared.clamp_min(0) / 2
+        squared = reduced.square().sum(dim=-1) + torch.stack(nearest).amin(dim=0)
+        return squared.clamp_min(0).unsqueeze(1) / 2
 
     def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average neighbours, bring all levels to the common grid and keep the directions.
