@@ -30,6 +30,8 @@ from anomalib_unias import UniASModel
 from anomalib_unias.models.unias.loss import UniASLoss
 
 OUTPUT = Path("benchmarks/results/speed.csv")
+# A decoder of two thirds of the width of the preset for CPUs; its quality is in recipe.csv.
+NARROW = {"hidden_dim": 64, "num_heads": 2, "feedforward_dim": 128}
 
 
 class Predictor(nn.Module):
@@ -124,15 +126,16 @@ def cost() -> None:
     record("unias_b4 cost", np.array(counts[0]), np.array(counts[1]), "GMAC")
 
 
-def latency(preset: str, batch: int, runs: int) -> None:
+def latency(preset: str, batch: int, runs: int, narrow: bool = False) -> None:
     """Latency in OpenVINO: of the large model against its plain form, of the small one against its backbone."""
-    model = build(preset)
+    model = build(preset, **(NARROW if narrow else {}))
     baseline = Backbone(model) if preset == "lite" else Predictor(build(preset, plain=True))
     images = torch.randn(batch, 3, 224, 224).numpy()
     requests = [compiled(module, batch).create_infer_request() for module in (baseline, Predictor(model))]
     seconds = 1e3 * in_turns([lambda request=request: request.infer([images]) for request in requests], runs)
     against = "backbone" if preset == "lite" else "plain"
-    record(f"unias_{preset} openvino against {against}, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
+    name = f"unias_{preset}{', narrow' if narrow else ''} openvino against {against}, batch {batch}"
+    record(name, seconds[:, 0], seconds[:, 1], "ms")
 
 
 def in_torch(preset: str, runs: int) -> None:
@@ -158,9 +161,9 @@ def layouts(preset: str, runs: int) -> None:
     record(f"unias_{preset} torch compiled against eager, batch 1", seconds[:, 0], seconds[:, 2], "ms")
 
 
-def stepper(preset: str, plain: bool, batch: int, bfloat16: bool = False) -> Callable[[], None]:
+def stepper(preset: str, plain: bool, batch: int, bfloat16: bool = False, narrow: bool = False) -> Callable[[], None]:
     """One training step; ours starts from stored features."""
-    model = build(preset, plain).train()
+    model = build(preset, plain, **(NARROW if narrow else {})).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, loss = torch.optim.AdamW(parameters, fused=not plain), UniASLoss()
     images = torch.randn(batch, 3, 224, 224)
@@ -178,15 +181,15 @@ def stepper(preset: str, plain: bool, batch: int, bfloat16: bool = False) -> Cal
     return step
 
 
-def training(preset: str, batch: int, runs: int) -> None:
+def training(preset: str, batch: int, runs: int, narrow: bool = False) -> None:
     """Seconds per image of a training step."""
     steppers = [
-        stepper(preset, True, batch),
-        stepper(preset, False, batch),
-        stepper(preset, False, batch, bfloat16=True),
+        stepper(preset, True, batch, narrow=narrow),
+        stepper(preset, False, batch, narrow=narrow),
+        stepper(preset, False, batch, bfloat16=True, narrow=narrow),
     ]
     seconds = in_turns(steppers, runs) / batch
-    name = f"unias_{preset} training step, batch {batch}"
+    name = f"unias_{preset}{', narrow' if narrow else ''} training step, batch {batch}"
     record(name, seconds[:, 0], seconds[:, 1], "s/image")
     record(f"{name}, ours in bfloat16", seconds[:, 0], seconds[:, 2], "s/image")
 
@@ -207,11 +210,14 @@ PARTS: dict[str, Callable[[], None]] = {
     "cost": cost,
     "openvino_lite": lambda: latency("lite", 1, runs=40),
     "openvino_lite_8": lambda: latency("lite", 8, runs=5),
+    "openvino_narrow": lambda: latency("lite", 1, runs=40, narrow=True),
+    "openvino_narrow_8": lambda: latency("lite", 8, runs=5, narrow=True),
     "openvino_b4": lambda: latency("b4", 1, runs=10),
     "torch_lite": lambda: in_torch("lite", runs=20),
     "torch_b4": lambda: in_torch("b4", runs=5),
     "layouts_lite": lambda: layouts("lite", runs=20),
     "training_lite": lambda: training("lite", 8, runs=5),
+    "training_narrow": lambda: training("lite", 8, runs=5, narrow=True),
     "training_b4": lambda: training("b4", 4, runs=2),
     "memory_lite": lambda: training_memory("lite", 8),
     "memory_b4": lambda: training_memory("b4", 4),
