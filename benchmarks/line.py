@@ -31,11 +31,11 @@ def main() -> None:
     torch.set_num_threads(2)
     register_backbones()
     images = write_images(options.work / "images", options.image_size)
-    path = export("unias_lite", "fp32", "openvino", options.work, images[0].parent)
+    path = export("unias_lite", "fp32", "openvino", options.work, images[0].parent).resolve()
     files = list(islice(cycle(images), options.images))
     line = ThroughputInferencer(path, cache_dir=path.parent / "cache")
     with inside(path.parent):
-        stock = OpenVINOInferencer(path.resolve(), "CPU", dict(FULL_PRECISION))
+        stock = OpenVINOInferencer(path, "CPU", dict(FULL_PRECISION))
     steps = [lambda: [stock.predict(file) for file in files], lambda: list(line.inspect(files))]
     seconds = in_turns(steps, options.turns)
     name = f"inspection line against anomalib's inferencer, unias_lite, {options.image_size} px"
