@@ -115,7 +115,7 @@ class FeatureJitter(nn.Module):
     def _jitter(self, level: torch.Tensor) -> torch.Tensor:
         # Not norm(), which is slow along a dimension that is not the last.
         amplitude = level.square().sum(dim=1, keepdim=True).sqrt() * (self.scale / level.shape[1])
-        return level + torch.randn_like(level) * amplitude
+        return torch.addcmul(level, torch.randn_like(level), amplitude)
 
 
 def gaussian_blur(sigma: float, kernel_size: int, channels: int) -> GaussianBlur2d:
