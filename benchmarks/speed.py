@@ -30,11 +30,6 @@ from anomalib_unias import UniASModel
 from anomalib_unias.models.unias.loss import UniASLoss
 
 OUTPUT = Path("benchmarks/results/speed.csv")
-# What differs from the preset for CPUs; the quality of the narrower decoder is in recipe.csv.
-LITE: dict[str, dict[str, object]] = {
-    "lite": {},
-    "lite, narrow": {"hidden_dim": 64, "num_heads": 2, "feedforward_dim": 128},
-}
 
 
 class Predictor(nn.Module):
@@ -63,9 +58,9 @@ class Backbone(nn.Module):
 
 
 def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
-    """Build the large model, ``"b4"``, or one of ``LITE`` with random weights."""
+    """Build ``"b4"``, the model of the paper, or ``"lite"``, the preset for CPUs, with random weights."""
     torch.manual_seed(0)
-    given = lite_arguments() | LITE[preset] if preset in LITE else {}
+    given = lite_arguments() if preset == "lite" else {}
     accepted = inspect.signature(UniASModel).parameters  # the rest is about training
     arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})
@@ -132,11 +127,11 @@ def cost() -> None:
 def latency(preset: str, batch: int, runs: int) -> None:
     """Latency in OpenVINO: of the large model against its plain form, of the small one against its backbone."""
     model = build(preset)
-    baseline = Backbone(model) if preset in LITE else Predictor(build(preset, plain=True))
+    baseline = Backbone(model) if preset == "lite" else Predictor(build(preset, plain=True))
     images = torch.randn(batch, 3, 224, 224).numpy()
     requests = [compiled(module, batch).create_infer_request() for module in (baseline, Predictor(model))]
     seconds = 1e3 * in_turns([lambda request=request: request.infer([images]) for request in requests], runs)
-    against = "backbone" if preset in LITE else "plain"
+    against = "backbone" if preset == "lite" else "plain"
     record(f"unias_{preset} openvino against {against}, batch {batch}", seconds[:, 0], seconds[:, 1], "ms")
 
 
@@ -212,14 +207,11 @@ PARTS: dict[str, Callable[[], None]] = {
     "cost": cost,
     "openvino_lite": lambda: latency("lite", 1, runs=40),
     "openvino_lite_8": lambda: latency("lite", 8, runs=5),
-    "openvino_narrow": lambda: latency("lite, narrow", 1, runs=40),
-    "openvino_narrow_8": lambda: latency("lite, narrow", 8, runs=5),
     "openvino_b4": lambda: latency("b4", 1, runs=10),
     "torch_lite": lambda: in_torch("lite", runs=20),
     "torch_b4": lambda: in_torch("b4", runs=5),
     "layouts_lite": lambda: layouts("lite", runs=20),
     "training_lite": lambda: training("lite", 8, runs=5),
-    "training_narrow": lambda: training("lite, narrow", 8, runs=5),
     "training_b4": lambda: training("b4", 4, runs=2),
     "memory_lite": lambda: training_memory("lite", 8),
     "memory_b4": lambda: training_memory("b4", 4),
