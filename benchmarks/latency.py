@@ -160,7 +160,8 @@ def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator
 
 def measure(row: dict[str, str], path: Path, images: list[Path], seconds: float) -> dict[str, object]:
     """Measure one row in this process."""
-    source = answers(row["backend"], row["mode"], path.resolve(), [image.resolve() for image in images])
+    path = path.resolve()  # the working directory changes
+    source = answers(row["backend"], row["mode"], path, [image.resolve() for image in images])
     for _ in range(WARM_UP):
         next(source)
     looks = [look(source, seconds)]
