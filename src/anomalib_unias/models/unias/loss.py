@@ -24,7 +24,7 @@ def reconstruction_errors(target: torch.Tensor, reconstruction: torch.Tensor) ->
     # Both from three sums over the channels: a quarter of the time of mse_loss and cosine_similarity.
     target_square = (target * target).sum(dim=1)
     product = (target * reconstruction).sum(dim=1)
-    # A product with itself would get its gradient in two parts of the size of the features.
+    # One gradient of the size of the features instead of two: a product gives one to each of its factors.
     half = (reconstruction.detach() * reconstruction).sum(dim=1)
     reconstruction_square = 2 * half - half.detach()
     squared = (target_square - 2 * product + reconstruction_square).mean() / target.shape[1]
