@@ -145,7 +145,7 @@ def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator
         predict: Callable[[Path], object] = line.predict
     elif backend == "openvino":
         os.chdir(path.parent)
-        predict = OpenVINOInferencer(path.resolve(), "CPU", dict(FULL_PRECISION)).predict
+        predict = OpenVINOInferencer(path, "CPU", dict(FULL_PRECISION)).predict
     elif backend == "torch":
         os.environ["TRUST_REMOTE_CODE"] = "1"
         predict = torch.no_grad()(TorchInferencer(path, device="cpu").predict)
