@@ -67,6 +67,17 @@ def test_selection_is_that_of_anomalib():
     assert ours == KCenterGreedy(places[:, None], 40.5 / 500).select_coreset_idxs()
 
 
+def test_selection_takes_no_new_memory_for_a_place():
+    selection = BoundedKCenterGreedy(torch.randn(500, 16), 40)
+    selection.select_coreset_idxs()
+    distances = selection.min_distances
+    before = distances.data_ptr(), distances.sum()
+    selection.update_distances(7)
+    assert selection.min_distances is distances
+    assert (distances.data_ptr(), distances[7]) == (before[0], pytest.approx(0, abs=1e-4))
+    assert distances.sum() <= before[1]
+
+
 def test_distance_weighs_as_much_as_all_levels():
     targets = [torch.rand(2, 5, 8, 8), torch.rand(2, 5, 4, 4)]
     reconstructions = [torch.rand_like(target) for target in targets]
