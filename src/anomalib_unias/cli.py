@@ -27,5 +27,7 @@ def main() -> None:
 
     from anomalib_unias.deploy.commands import inspect, parity
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Not those of the libraries: the exporter of torch alone tells of every node that it removes.
+    logging.getLogger("anomalib_unias").setLevel(logging.INFO)
     auto_cli({"convert": convert, "inspect": inspect, "parity": parity}, as_positional=True)

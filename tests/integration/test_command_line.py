@@ -83,8 +83,12 @@ def test_test_and_predict(inside, checkpoint):
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
-def test_export_gives_the_same_answer(inside, checkpoint, kind):
+def test_export_gives_the_same_answer_and_is_quiet(inside, checkpoint, kind, caplog, capfd):
     run("export", *common(inside), "--ckpt_path", checkpoint, "--export_type", kind, "--export_root", inside / kind)
+    assert not [record for record in caplog.records if record.name.startswith("onnxscript")]
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed
+    assert "[torch.onnx]" not in printed
     image_path = inside / "data/plate/test/square/000.png"
     # As large as the network input: what resizing does in each runtime is another matter.
     image = cv2.resize(cv2.cvtColor(cv2.imread(str(image_path)), cv2.COLOR_BGR2RGB), (96, 64))

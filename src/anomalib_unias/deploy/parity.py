@@ -16,7 +16,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from anomalib_unias.deploy import predictions as run
-from anomalib_unias.deploy.predictions import FULL_PRECISION, Predictions
+from anomalib_unias.deploy.predictions import FULL_PRECISION, QUIET_ONNX, Predictions
 from anomalib_unias.deploy.stages import STAGES, StagedModel, load_runtimes, stagewise_predictions
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def _files_and_labels(
 
 def _exported(model: AnomalibModule, files: Sequence[Path], root: Path) -> dict[str, Predictions]:
     found = {"torch": run.predict_by_torch(model.to_torch(root), files)}
-    onnx, xml = model.to_onnx(root), model.to_openvino(root)
+    onnx, xml = model.to_onnx(root, **QUIET_ONNX), model.to_openvino(root, onnx_kwargs=QUIET_ONNX)
     try:
         found["onnx"] = run.predict_by_onnxruntime(onnx, files)
     except ModuleNotFoundError:
@@ -213,7 +213,7 @@ def _exported(model: AnomalibModule, files: Sequence[Path], root: Path) -> dict[
 
 def _stage_rows(model: AnomalibModule, files: Sequence[Path], root: Path, truth: dict[str, int]) -> list[ParityRow]:
     """The effect of each stage alone, in each runtime."""
-    runtimes = load_runtimes(StagedModel(model).to_onnx(root, "staged"))
+    runtimes = load_runtimes(StagedModel(model).to_onnx(root, "staged", **QUIET_ONNX))
     rows = []
     for name, runtime in runtimes.items():
         steps: list[Predictions] = [{} for _ in range(len(STAGES) + 1)]

@@ -32,13 +32,15 @@ class QuantizableExport(ExportMixin):
             model_file_name (str): Name of the file without suffix. Defaults to ``"model"``.
             input_size (tuple[int, int] | None): Height and width of all images. Defaults to ``None``: any.
             **kwargs (Any): For ``torch.onnx.export``. ``optimize`` is off: runtimes optimise by themselves, and it
-                takes longer than all the rest.
+                takes longer than all the rest. For the others see :data:`QUIET_ONNX`.
 
         Returns:
             Path: The file.
         """
+        from anomalib_unias.deploy.predictions import QUIET_ONNX
+
         training = {module: module.training for module in self.modules()}  # type: ignore[attr-defined]
-        path = super().to_onnx(export_root, model_file_name, input_size, **{"optimize": False, **kwargs})
+        path = super().to_onnx(export_root, model_file_name, input_size, **{"optimize": False, **QUIET_ONNX, **kwargs})
         for module, was_training in training.items():
             module.training = was_training
         return path
