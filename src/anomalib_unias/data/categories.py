@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,11 +15,60 @@ import anomalib.data
 from anomalib.data import AnomalibDataModule, UnknownDatamoduleError
 from anomalib.data.datamodules import image as image_datamodules
 
+from anomalib_unias.metrics.unified import SUMMARY_ROWS
+
 from .errors import CategoryError
 
 logger = logging.getLogger(__name__)
 
 _ALL = "all"
+# Separators, control characters, and bytes that are not UTF-8.
+_NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of categories that would spoil the table of metrics or the folders that are named after them.
+
+    Args:
+        names: Names of the categories.
+
+    Raises:
+        CategoryError: If there is none, one is given twice, is empty or reserved, or is no single folder name.
+        TypeError: If a name is not a string.
+
+    Example:
+        >>> check_names(["bottle", "cable"])
+    """
+    if not names:
+        msg = "No category given. Name at least one, or 'all'."
+        raise CategoryError(msg)
+    for name in names:
+        _check_name(name)
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        msg = f"Categories given more than once: {repeated}. Each one may be given once."
+        raise CategoryError(msg)
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        msg = f"Category names must be strings, got {name!r}. Quote it in YAML: '01'."
+        raise TypeError(msg)
+    if not name.strip():
+        msg = f"Empty category name {name!r}. Name a category, or 'all'."
+        raise CategoryError(msg)
+    if name in SUMMARY_ROWS:
+        msg = (
+            f"A category cannot be called {name!r}: the rows {', '.join(SUMMARY_ROWS)} of the metrics are about all "
+            "categories. Rename its folder, or give CombinedDataModule another name for it."
+        )
+        raise CategoryError(msg)
+    if name in {".", ".."} or _NOT_IN_NAMES.search(name):
+        msg = (
+            f"Category name {name!r} is no name of a single folder: expected one in UTF-8 without '/', '\\' and "
+            "control characters, not '.' or '..'. A folder elsewhere is given by the root, or by the root in category_args."
+        )
+        raise CategoryError(msg)
 
 
 def datamodule_class(name: str) -> type[AnomalibDataModule]:
@@ -69,7 +119,7 @@ def resolve_categories(
         The names, in the requested order.
 
     Raises:
-        CategoryError: If there is no category, one is given twice, has an empty name or is unknown.
+        CategoryError: If there is no category, one is given twice, is unknown or has a name that cannot be used.
         TypeError: If a name is not a string.
     """
     found = _find_categories(datamodule, root)
@@ -82,10 +132,11 @@ def resolve_categories(
                 "for each category. Check the root or name the categories."
             )
             raise CategoryError(msg)
+        check_names(categories)
         logger.info("Categories of %s: %s.", datamodule.__name__, ", ".join(categories))
         return categories
     names = [requested] if isinstance(requested, str) else list(requested)
-    _check_names(names)
+    check_names(names)
     _check_known(datamodule, names, {*found, *known, *elsewhere}, _root_of(datamodule, root))
     return names
 
@@ -164,23 +215,6 @@ def _known_categories(datamodule: type[AnomalibDataModule]) -> list[str]:
         if dataset_module != base.__module__ and find_spec(dataset_module):
             return list(getattr(import_module(dataset_module), "CATEGORIES", []))
     return []
-
-
-def _check_names(names: list[str]) -> None:
-    if not names:
-        msg = "No category given. Name at least one, or 'all'."
-        raise CategoryError(msg)
-    for name in names:
-        if not isinstance(name, str):
-            msg = f"Category names must be strings, got {name!r}. Quote it in YAML: '01'."
-            raise TypeError(msg)
-        if not name.strip():
-            msg = f"Empty category name in {names}. Name a category, or 'all'."
-            raise CategoryError(msg)
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        msg = f"Categories given more than once: {repeated}. Each one may be given once."
-        raise CategoryError(msg)
 
 
 def _check_known(datamodule: type[AnomalibDataModule], names: list[str], known: set[str], root: Path | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from anomalib import TaskType
-from anomalib.data import MPDD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Visa
+from anomalib.data import MPDD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Tabular, Visa
 from anomalib.data.utils import LabelName
 
 from .dataset import UnifiedDataset
@@ -73,6 +73,19 @@ def image_level_folder(category: str, datamodule: AnomalibDataModule) -> Folder 
         val_split_ratio=datamodule.val_split_ratio,
         seed=datamodule.seed,
     )
+
+
+def loosen_column_types(datamodule: AnomalibDataModule) -> None:
+    """Let a table have masks with paths relative to a root.
+
+    anomalib 2.7.0 writes ``Path`` into the column ``mask_path`` of ``Tabular``, which is one of strings if the table
+    comes from a file that was read by pandas 3, and stops.
+
+    Args:
+        datamodule: Datamodule of a category; a ``Tabular`` one is changed.
+    """
+    if isinstance(datamodule, Tabular):
+        datamodule._unprocessed_samples = pd.DataFrame(datamodule._unprocessed_samples).astype(object)
 
 
 def check_training_data(category: str, dataset: AnomalibDataset) -> None:

@@ -18,9 +18,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from torch.utils.data import DataLoader
 
+from .categories import check_names
 from .checks import (
     check_training_data,
     image_level_folder,
+    loosen_column_types,
     naming_category,
     replace_column,
     settle_masks,
@@ -55,6 +57,8 @@ class CombinedDataModule(AnomalibDataModule):
 
     Raises:
         ValueError: If there is no datamodule, or ``sampling`` is unknown.
+        CategoryError: If a name of a category cannot be used: it is empty, has a path separator, or is ``mean``,
+            ``mixed`` or ``gap``, which are rows of the metrics.
 
     Example:
         >>> from anomalib.data import Folder, MVTecAD
@@ -79,6 +83,7 @@ class CombinedDataModule(AnomalibDataModule):
         if not datamodules:
             msg = "No datamodules given. Give one for each category."
             raise ValueError(msg)
+        check_names(list(datamodules))
         training_sampler(list(datamodules), sampling)  # so that an unknown name does not wait for the training
         super().__init__(
             train_batch_size=train_batch_size,
@@ -141,6 +146,7 @@ class CombinedDataModule(AnomalibDataModule):
 
     def _set_up_part(self, category: str, part: AnomalibDataModule, stage: str | None) -> AnomalibDataModule:
         part = image_level_folder(category, part) or part
+        loosen_column_types(part)
         with nullcontext() if self.seed is None else _seeded(self.seed):
             part.setup(stage)
         if type(part).test_dataloader is not AnomalibDataModule.test_dataloader:

@@ -47,7 +47,7 @@ class UnifiedDataModule(CombinedDataModule):
 
     Raises:
         UnknownDatamoduleError: If there is no such datamodule.
-        CategoryError: If there is no category, one is given twice, has an empty name or is unknown.
+        CategoryError: If there is no category, one is given twice, is unknown or has a name that cannot be used.
         TypeError: If an argument does not fit the datamodule.
 
     Example:

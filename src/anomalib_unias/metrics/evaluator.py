@@ -16,7 +16,16 @@ from rich.console import Console
 from anomalib_unias.metrics.collection import Collection
 from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelMetrics
 from anomalib_unias.metrics.scored_image import Scores, count_unrepeated, split_batch
-from anomalib_unias.metrics.unified import GAP, IMAGE_METRICS, MEAN, MIXED, UnifiedResults, summarize, unified_metrics
+from anomalib_unias.metrics.unified import (
+    GAP,
+    IMAGE_METRICS,
+    MEAN,
+    MIXED,
+    UnifiedResults,
+    refuse_summary_rows,
+    summarize,
+    unified_metrics,
+)
 
 # Columns of a console that is no terminal (a log file), wide enough for the table.
 _TABLE_WIDTH = 150
@@ -108,8 +117,13 @@ class UnifiedEvaluator(Evaluator):
         return self._results.curves
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the scores of a test before any other callback does, the post-processor in particular."""
+        """Look at the scores of a test before any other callback does, the post-processor in particular.
+
+        Raises:
+            ValueError: If the data is called like a row of the summary, which no metric could be reported for.
+        """
         super().setup(trainer, pl_module, stage)
+        refuse_summary_rows([data_name(trainer, None)])
         if stage == "test":
             trainer.callbacks = [self._raw_scores, *self._other_callbacks(trainer)]  # type: ignore[attr-defined]
 

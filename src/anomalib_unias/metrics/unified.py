@@ -1,7 +1,7 @@
 """Metrics of many categories: each by itself, their mean, and the joint set with one threshold for all."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelTable, pixe
 
 logger = logging.getLogger(__name__)
 
-MEAN, MIXED, GAP = "mean", "mixed", "gap"
+SUMMARY_ROWS = MEAN, MIXED, GAP = "mean", "mixed", "gap"
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 DEPLOYED_METRICS = ("false_alarms_per_1000", "missed_defects", "missed_defect_rate")
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *DEPLOYED_METRICS)
@@ -181,12 +181,24 @@ def _sets(
     images: pd.DataFrame, tables: Mapping[str, PixelTable], max_rows: int | None
 ) -> dict[str, tuple[pd.DataFrame, PixelTable | None]]:
     """Images and pixels of every category and of all together."""
-    if reserved := {MEAN, MIXED, GAP} & set(images["category"]):
-        msg = f"A category cannot be called {', '.join(sorted(reserved))}: the summary over categories is. Rename it."
-        raise ValueError(msg)
+    refuse_summary_rows(images["category"])
     joint = PixelTable.joint(list(tables.values()), max_rows) if tables else None
     categories = {str(name): (rows, tables.get(str(name))) for name, rows in images.groupby("category")}
     return {**categories, MIXED: (images, joint)}
+
+
+def refuse_summary_rows(categories: Iterable[str]) -> None:
+    """Refuse categories that are called like a row of the summary.
+
+    Args:
+        categories (Iterable[str]): Names of categories.
+
+    Raises:
+        ValueError: If one of them is ``mean``, ``mixed`` or ``gap``.
+    """
+    if reserved := set(SUMMARY_ROWS) & set(categories):
+        msg = f"A category cannot be called {', '.join(sorted(reserved))}: the summary over categories is. Rename it."
+        raise ValueError(msg)
 
 
 def _unify(sets: Mapping[str, tuple[pd.DataFrame, PixelTable | None]], fpr_limit: float) -> pd.DataFrame:

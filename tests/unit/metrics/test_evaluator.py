@@ -5,8 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.metrics import Evaluator
+from anomalib.models import Padim
 from given_model import GivenImages, GivenModel, make_images, make_trainer
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -238,3 +240,14 @@ def test_wrong_arguments_are_refused() -> None:
         UnifiedEvaluator(log="none")
     with pytest.raises(ValueError, match="fpr_limit"):
         UnifiedEvaluator(fpr_limit=2)
+
+
+@pytest.mark.parametrize("name", ["mean", "mixed", "gap"])
+def test_data_called_like_a_summary_is_refused_before_the_training(name, tmp_path, write_category) -> None:
+    """Its metrics could not be told from those of the summary, which is found out at the end of a test."""
+    data = MVTecAD(root=write_category(tmp_path, name), category=name, num_workers=0)
+    model = Padim(backbone="resnet18", pre_trained=False, evaluator=UnifiedEvaluator())
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    with pytest.raises(ValueError, match=f"cannot be called {name}"):
+        engine.fit(model, datamodule=data)
+    assert engine.trainer.global_step == 0
