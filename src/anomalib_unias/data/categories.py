@@ -66,7 +66,7 @@ def _check_name(name: str) -> None:
     if name in {".", ".."} or _NOT_IN_NAMES.search(name):
         msg = (
             f"Category name {name!r} is no name of a single folder: expected one in UTF-8 without '/', '\\' and "
-            "control characters, not '.' or '..'. A folder elsewhere is given by the root, or by the root in category_args."
+            "control characters, not '.' or '..'. A folder elsewhere is given by a root, also in category_args."
         )
         raise CategoryError(msg)
 

@@ -7,6 +7,7 @@ All calibrations turn the feature maps of an encoder into a :class:`Prediction`.
 from which an empty one can be built again, to be filled from a state dict.
 """
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -21,7 +22,12 @@ from .regression import FeatureHead
 Statistics = Literal["max", "std"]
 ImageScore = Literal["top", "max", "model"]
 
+logger = logging.getLogger(__name__)
+
 _SHARE_OF_TOP = 100
+# A map that is 0 on the normal images of a product has no height of its own. Products of one model do not differ by as
+# much as this.
+_SMALLEST_HEIGHT = 1e-3
 _IMAGES_AT_ONCE = 256
 
 
@@ -88,9 +94,21 @@ class Calibration(nn.Module):
         self.highest: Tensor
 
     def set_range(self, targets: Tensor) -> None:
-        """Remember the range of the targets ``(N, 2)``, which no prediction leaves."""
+        """Remember the range of the targets, which no prediction leaves.
+
+        No height is below a thousandth of the largest one. If all of them are 0, they are taken for 1: maps are only
+        shifted.
+
+        Args:
+            targets (Tensor): Level and height of the maps of normal images, ``(N, 2)``.
+        """
         self.lowest.copy_(targets.amin(dim=0))
         self.highest.copy_(targets.amax(dim=0))
+        if self.highest[1] <= 0:
+            logger.warning("The anomaly maps of all normal images are constant: CADA shifts them, and stretches none.")
+            self.highest[1] = 1.0
+            self.lowest[1] = 1.0
+        self.lowest[1] = torch.maximum(self.lowest[1], _SMALLEST_HEIGHT * self.highest[1])
 
     def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> Prediction:
         """Predict.

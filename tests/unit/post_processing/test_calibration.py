@@ -6,7 +6,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor
 
-from anomalib_unias.post_processing.calibration import CategoryNeededError
+from anomalib_unias.post_processing.calibration import CategoryNeededError, calibrate
 from anomalib_unias.post_processing.calibration_data import (
     CalibrationData,
     CalibrationDataError,
@@ -96,6 +96,25 @@ def test_standard_deviation_can_take_the_place_of_the_maximum() -> None:
     maps = [feature_map(product, torch.Generator().manual_seed(1))]
     _, height, _ = fit_calibration(data(), options(statistics="std"))(maps)
     torch.testing.assert_close(height, 3 * LEVELS[:, 1] / 5, rtol=0.3, atol=0)
+
+
+ALL_VARIANTS = [{"variant": "cada_a"}, {"variant": "cada_b"}, {}, {"predictor": "regressor"}]
+
+
+@pytest.mark.parametrize("changes", ALL_VARIANTS)
+@pytest.mark.parametrize("zero", ["one product", "all products"])
+def test_maps_that_are_zero_on_normal_images_do_not_blow_scores_up(changes: dict, zero: str, caplog) -> None:
+    known = data()
+    known.statistics[: 20 if zero == "one product" else 60] = 0.0
+    calibration = fit_calibration(known, options(**changes, max_steps=60))
+    prediction = calibration([feature_map(torch.tensor([0]), torch.Generator().manual_seed(1))], ["a"])
+    anomaly_map = torch.zeros(1, 1, 8, 8)
+    normal = calibrate(InferenceBatch(anomaly_map=anomaly_map), prediction, "max")
+    anomaly_map[..., 2:4, 2:4] = 0.3
+    defective = calibrate(InferenceBatch(anomaly_map=anomaly_map), prediction, "max")
+    assert normal.pred_score.abs() < 1
+    assert 0.1 < (defective.pred_score - normal.pred_score) < 0.3 / (1e-3 * 9)
+    assert ("all normal images are constant" in caplog.text) == (zero == "all products")
 
 
 def test_unseen_images_correct_what_training_images_score_too_low() -> None:
