@@ -15,3 +15,7 @@ class UnreadableImageError(OSError):
 
 class MaskSizeError(ValueError):
     """A mask has another size than its image."""
+
+
+class HeldOutError(ValueError):
+    """There are not enough normal images to hold some out of the training."""

@@ -103,18 +103,6 @@ class FeatureDataset(AnomalibDataset):
         )
 
 
-def with_images(dataset: AnomalibDataset) -> AnomalibDataset:
-    """Undo :func:`cached_features`.
-
-    Args:
-        dataset (AnomalibDataset): Any data set.
-
-    Returns:
-        AnomalibDataset: The one whose features were stored; any other as it is.
-    """
-    return dataset.images if isinstance(dataset, FeatureDataset) else dataset
-
-
 def flatten_features(features: Sequence[torch.Tensor]) -> torch.Tensor:
     """Put the maps of all levels into one row per image.
 

@@ -12,7 +12,7 @@ from operator import add
 from typing import Any, Literal, cast
 
 import torch
-from anomalib.data import AnomalibDataModule, Batch, ImageBatch, InferenceBatch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch, ImageBatch, InferenceBatch
 from anomalib.data.utils import ValSplitMode
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
@@ -22,14 +22,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from anomalib_unias.data.feature_cache import with_images
+from anomalib_unias.callbacks import TrainingData
 
 from .calibration import Calibration, ImageScore, Statistics, calibrate
 from .calibration_data import CalibrationData, CalibrationDataError, ModelOutput, collect, evaluated_like
 from .checkpoint_files import load_best_weights, rewrite_checkpoints
 from .encoders import FeatureTap, find_feature_layer
 from .fitting import CalibrationOptions, Predictor, Variant, empty_calibration, fit_calibration, specification
-from .held_out import HeldOutImages
 from .order_preserving import OrderPreservingPostProcessor
 
 logger = logging.getLogger(__name__)
@@ -154,7 +153,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self._tap = FeatureTap()
         self._categories: Sequence[str] | None = None
         self._flags: Tensor | None = None
-        self._held_out: HeldOutImages | None = None
         self._owner: weakref.ref[AnomalibModule] | None = None
         _watch_for_owner(self)
 
@@ -209,7 +207,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process. Hooks are copied with the model."""
-        return self.__dict__ | {"_owner": None, "_held_out": None, "_flags": None, "_categories": None}
+        return self.__dict__ | {"_owner": None, "_flags": None, "_categories": None}
 
     # How it acts inside the model
 
@@ -274,7 +272,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             stage (str): ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            CalibrationDataError: If there is nothing to hold out, or no validation images of their own.
+            CalibrationDataError: If there is no datamodule, or no validation images of their own.
+            HeldOutError: If a category has a single normal image.
         """
         self._attach(cast("AnomalibModule", pl_module))
         # load_from_checkpoint of anomalib 2.7.0 builds a plain PostProcessor, whatever was saved. With these
@@ -282,9 +281,10 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         pl_module.hparams["_instantiator"] = _INSTANTIATOR
         pl_module.hparams["post_processor"] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
         if stage == "fit":
-            self._prepare_targets(trainer.datamodule)  # type: ignore[attr-defined]
+            self._prepare_targets(trainer)
 
-    def _prepare_targets(self, datamodule: AnomalibDataModule | None) -> None:
+    def _prepare_targets(self, trainer: Trainer) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if self.targets == "training":
             return
         if not isinstance(datamodule, AnomalibDataModule):
@@ -293,13 +293,16 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             )
             raise CalibrationDataError(msg)
         if self.targets == "held_out":
-            self._held_out = HeldOutImages(datamodule, self.held_out_fraction, self.seed)
+            self._hold_out(trainer)
         elif getattr(datamodule, "validates_on_test", datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST):
             msg = (
                 "targets='validation' with a validation set that is the test set: that would calibrate on test images. "
                 "Set val_split_mode of the datamodule to 'from_train' or 'synthetic', or use targets='held_out'."
             )
             raise CalibrationDataError(msg)
+
+    def _hold_out(self, trainer: Trainer) -> AnomalibDataset:
+        return TrainingData.of(trainer).hold_out(trainer, self.held_out_fraction, self.seed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the calibration of a resumed run: the model is going to change."""
@@ -324,21 +327,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         _validate_again(trainer)
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give held-out images back to the datamodule."""
-        del trainer, pl_module, stage
-        self._put_back()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give held-out images back to the datamodule: Lightning does not tear down after an error."""
-        del trainer, pl_module, exception
-        self._put_back()
-
-    def _put_back(self) -> None:
-        if self._held_out is not None:
-            self._held_out.put_back()
-            self._held_out = None
 
     def fit(self, data: CalibrationData) -> Calibration:
         """Fit a calibration with the options of this post-processor.
@@ -382,9 +370,9 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         example = getattr(datamodule, "val_data", None) or getattr(datamodule, "test_data", None)
         loader: Any = trainer.train_dataloader
-        images = {"training": evaluated_like(with_images(loader.dataset), example)}
-        if self._held_out is not None:
-            images["held out"] = evaluated_like(self._held_out.images, example)
+        images = {"training": evaluated_like(TrainingData.of(trainer).images(trainer), example)}
+        if self.targets == "held_out":
+            images["held out"] = evaluated_like(self._hold_out(trainer), example)
         elif self.targets == "validation":
             images["validation"] = datamodule.val_data
 

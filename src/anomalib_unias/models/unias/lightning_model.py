@@ -19,6 +19,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from platformdirs import user_cache_path
@@ -26,12 +27,12 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
+from anomalib_unias.callbacks import FlushDenormals, TrainingData
 from anomalib_unias.data.feature_cache import (
     FeatureCacheError,
     cached_features,
     is_deterministic,
     weights_identity,
-    with_images,
 )
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.metrics.collection import of_all_processes
@@ -260,6 +261,15 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         """
         return UnifiedEvaluator()
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What happens around the training.
+
+        Returns:
+            list[Callback]: The parts of the model that are callbacks, and those of this package.
+        """
+        parts = cast("Sequence[Callback]", super().configure_callbacks())
+        return [*parts, FlushDenormals()]
+
     def on_fit_start(self) -> None:
         """Refuse an empty training set, and compute the frozen features of the others once.
 
@@ -268,15 +278,6 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         """
         self._check_training_set()
         self._cache_features()
-
-    def on_fit_end(self) -> None:
-        """Give the data module its images back."""
-        self._restore_images()
-
-    def _restore_images(self) -> None:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(datamodule, "train_data"):
-            datamodule.train_data = with_images(datamodule.train_data)
 
     def _check_training_set(self) -> None:
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -289,7 +290,6 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             raise ValueError(msg)
 
     def _cache_features(self) -> None:
-        self._restore_images()  # a run that failed has not
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         dataset = getattr(datamodule, "train_data", None)
         if self.feature_cache == "off" or dataset is None or not is_deterministic(dataset):
@@ -301,14 +301,14 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         identity = f"{weights_identity(backbone)} {backbone.levels} {backbone.strides} {self.pre_processor}"
         with torch.random.fork_rng():
             try:
-                datamodule.train_data = cached_features(
-                    dataset, self._frozen_features, identity, folder=folder, num_workers=datamodule.num_workers
+                TrainingData.of(self.trainer).replace_by_features(
+                    self.trainer,
+                    lambda images: cached_features(
+                        images, self._frozen_features, identity, folder=folder, num_workers=datamodule.num_workers
+                    ),
                 )
             except FeatureCacheError as error:
                 logger.warning("%s Training computes them in every step instead.", error)
-                return
-        # To count the steps of a run that is limited by epochs, Lightning 2.x has made its loader already.
-        self.trainer.fit_loop._combined_loader = None
 
     def _frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
         images = images.to(self.device)
@@ -341,15 +341,8 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             iter(loop._data_fetcher)
 
     def on_train_start(self) -> None:
-        """Prepare the CPU, and take what is learnt from statistics of training images, once."""
-        # Gradients that underflow are zeros to the optimiser, but a CPU computes with denormal numbers many
-        # times slower.
-        torch.set_flush_denormal(True)
+        """Take what is learnt from statistics of training images, once."""
         self._learn_statistics()
-
-    def on_train_end(self) -> None:
-        """Leave the CPU as it was."""
-        torch.set_flush_denormal(False)
 
     def _learn_statistics(self) -> None:
         """Scale the features, choose prototypes, and start from principal components."""
