@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anomalib.deploy import CompressionType
-from benchmarks.quality import Tested, metrics
+from benchmarks.measured import Measurement
 from rich.progress import track
 from torchvision.tv_tensors import Mask
 
@@ -53,28 +53,20 @@ def inferencer(precision: str, path: Path) -> ThroughputInferencer:
 
 def test(
     model: UniAS, lines: dict[str, ThroughputInferencer], datamodule: UnifiedDataModule
-) -> tuple[dict[str, Tested], dict[str, list[float]]]:
+) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
     """Run all precisions on all test images; answers and milliseconds."""
-    maps: dict[str, list[torch.Tensor]] = {name: [] for name in lines}
-    scores: dict[str, list[float]] = {name: [] for name in lines}
+    measurements = {name: Measurement() for name in lines}
     times: dict[str, list[float]] = {name: [] for name in lines}
-    masks, labels, categories = [], [], []
     for item in track(datamodule.test_data, "test images"):
         mask = Mask(item.gt_mask[None])  # indexing forgets what it is
-        masks.append(model.pre_processor.transform(item.image[None], mask)[1].bool())
-        labels.append(bool(item.gt_label))
-        categories.append(item.category)
+        masks = model.pre_processor.transform(item.image[None], mask)[1].bool()
         for name, line in lines.items():
             (result,) = line.inspect([item.image_path])
             times[name].append(result.milliseconds)
-            maps[name].append(torch.from_numpy(result.outputs["anomaly_map"]).squeeze()[None])
-            scores[name].append(float(np.squeeze(result.outputs["pred_score"])))
-    return {
-        name: Tested(
-            torch.cat(maps[name]), torch.tensor(scores[name]), torch.cat(masks), torch.tensor(labels), categories, []
-        )
-        for name in lines
-    }, times
+            maps = torch.from_numpy(result.outputs["anomaly_map"]).squeeze()[None]
+            score = float(np.squeeze(result.outputs["pred_score"]))
+            measurements[name].add(maps, [score], masks, [bool(item.gt_label)], [item.category])
+    return measurements, times
 
 
 def main() -> None:
@@ -93,13 +85,13 @@ def main() -> None:
     datamodule.setup()
     model = UniAS.load_from_checkpoint(options.checkpoint).eval()
     paths = {name: export(model, name, options.work, datamodule) for name in track(options.precisions, "exports")}
-    tested, times = test(model, {name: inferencer(name, path) for name, path in paths.items()}, datamodule)
+    measurements, times = test(model, {name: inferencer(name, path) for name, path in paths.items()}, datamodule)
     rows = []
     for name, path in paths.items():
-        found = metrics(tested[name], tested[name].maps, tested[name].scores)
-        found["mixed", "latency_ms"] = float(np.median(times[name]))
-        found["mixed", "size_mb"] = sum(file.stat().st_size for file in path.parent.glob("model.*")) / 1e6
-        rows += [(options.model, name, *key, value) for key, value in found.items()]
+        found = measurements[name].rows()
+        found.append(("mixed", "latency_ms", float(np.median(times[name]))))
+        found.append(("mixed", "size_mb", sum(file.stat().st_size for file in path.parent.glob("model.*")) / 1e6))
+        rows += [(options.model, name, *row) for row in found]
     table = pd.DataFrame(rows, columns=["model", "precision", "category", "metric", "value"])
     table.to_csv(options.output, index=False)
     shown = table[table["category"].isin(["mean", "mixed"]) & table["metric"].isin([*SHOWN, "latency_ms", "size_mb"])]

@@ -1,107 +1,114 @@
-"""Quality of variants of the lite preset: one model for all categories, several seeds.
+"""Quality of variants of the preset for CPUs, one model for all products of a group, several seeds.
 
-    python -m benchmarks.recipe --data DIR --variant "" --variant feature_scaling=none --seeds 0 1 2 --steps 200
+    python -m benchmarks.recipe --group a=DIR:pcb,cookie --group b=DIR:screw --variant "" --variant feature_scaling=none
 
-DIR holds categories in the layout of MVTec AD. A variant is a list of constructor arguments, ``name=value;...``, that
-replace those of ``configs/model/unias_lite.yaml``; the empty one is the preset itself. Each run is appended to the
-output as soon as it is done, and not repeated if it is there. Columns: ``variant,steps,seed,category,metric,value``;
-the category ``mean`` is the mean of the categories, ``mixed`` their joint set; ``train_seconds`` is the wall time of
-training without validation. A summary is written beside it as Markdown.
+Groups, training, resuming and metrics are those of :mod:`benchmarks.quality`. A variant is a list of constructor
+arguments, ``name=value;...``, that replace those of ``configs/model/unias_lite.yaml``; the empty one is the preset
+itself. Columns of ``recipe.csv``: ``group,variant,steps,seed,category,metric,value``; ``steps`` is what ``--steps``
+asked for, or ``default``; ``train_seconds`` of the first run of a group alone include its frozen features, which the
+others find in the cache. ``recipe.md`` has mean and standard deviation over the seeds.
 """
 
 import argparse
-import time
-from pathlib import Path
+import sys
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 import torch
 import yaml
-from anomalib.engine import Engine
-from benchmarks.preset import lite_arguments
-from lightning.pytorch import Callback, seed_everything
+from benchmarks import protocol
+from benchmarks.jobs import append, missing, read_table, run_all, say
+from benchmarks.models import PRESET, build
+from benchmarks.quality_summary import heading, spread
 
-from anomalib_unias import UniAS, UnifiedDataModule
-
-SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "train_seconds")
-COLUMNS = ["variant", "steps", "seed", "category", "metric", "value"]
-
-
-class TrainingTime(Callback):
-    """Wall time of training: frozen features, feature scales and all steps, without validation."""
-
-    def __init__(self) -> None:
-        self.started = 0.0
-        self.seconds = 0.0
-
-    def on_fit_start(self, *_: object) -> None:
-        """Start; callbacks come before the model, which computes its frozen features then."""
-        self.started = time.perf_counter()
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Take the time: validation comes after the last batch."""
-        self.seconds = time.perf_counter() - self.started
+COLUMNS = ["group", "variant", "steps", "seed", "category", "metric", "value"]
+KEY = ["group", "variant", "steps", "seed"]
+FILE = "recipe.csv"
+SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro", "train_seconds", "latency_ms")
+_ITSELF, _DEFAULT = "preset", "default"
 
 
-def run(variant: str, steps: int, seed: int, data: Path) -> pd.DataFrame:
-    """Train and test one variant."""
-    arguments = lite_arguments() | {
-        name: yaml.safe_load(value) for name, value in (part.split("=") for part in variant.split(";") if part)
-    }
-    seed_everything(seed, workers=True)
-    model = UniAS(**arguments, visualizer=False)
-    datamodule = UnifiedDataModule("MVTecAD", "all", root=data, train_batch_size=8, eval_batch_size=16, num_workers=0)
-    timer = TrainingTime()
+def arguments_of(variant: str) -> dict[str, Any]:
+    """Read ``name=value;name=value``.
+
+    Args:
+        variant (str): Empty, or ``preset``, for the preset itself.
+
+    Returns:
+        dict[str, Any]: Constructor arguments.
+
+    Raises:
+        ValueError: If a part has no value.
+
+    Example:
+        >>> arguments_of("prototypes=0;levels=[1, 2]")
+        {'prototypes': 0, 'levels': [1, 2]}
+    """
+    found = {}
+    for part in filter(None, "" if variant == _ITSELF else variant.split(";")):
+        name, equals, value = part.partition("=")
+        if not (name and equals):
+            msg = f"expected name=value;name=value, got {part!r} in {variant!r}"
+            raise ValueError(msg)
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def run(group_name: str, variant: str, steps: str, seed: int, options: argparse.Namespace) -> None:
+    """Train and test one variant, and append its rows."""
+    group = protocol.groups_of(options)[group_name]
+    path = options.output / FILE
+    length = {} if steps == _DEFAULT else {"max_steps": int(steps)}
+    arguments = {**arguments_of(variant), "evaluator": protocol.evaluator()}
     with TemporaryDirectory() as folder:
-        # Thresholds are not compared here, so nothing is validated.
-        engine = Engine(
-            default_root_dir=folder,
-            accelerator="cpu",
-            devices=1,
-            max_steps=steps,
-            callbacks=[timer],
-            limit_val_batches=0,
-        )
-        engine.fit(model, datamodule=datamodule)
-        engine.test(model, datamodule=datamodule)
-    rows = model.evaluator.results.copy()
-    rows.loc[len(rows)] = {"category": "mixed", "metric": "train_seconds", "value": timer.seconds}
-    return rows.assign(variant=variant or "preset", steps=steps, seed=seed)[COLUMNS]
+        trained = protocol.train(lambda: build(PRESET, **arguments), group, seed, length, folder, own_features=False)
+        rows = protocol.test(trained, group, seed)
+    table = pd.DataFrame(rows, columns=["category", "metric", "value"])
+    append(path, table.assign(group=group_name, variant=variant, steps=steps, seed=seed)[COLUMNS])
+
+
+def summarize(table: pd.DataFrame) -> str:
+    """Mean and spread over the seeds as Markdown."""
+    parts = [heading()]
+    rows = table[table["category"].isin(["mean", "mixed"]) & table["metric"].isin(SHOWN)]
+    for (group, steps), part in rows.groupby(["group", "steps"], sort=False):
+        parts.append(f"## Group {group}, steps: {steps}")
+        named = part.assign(column=part["category"] + " " + part["metric"])
+        parts.append(spread(named, "variant", "column"))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--variant", action="append", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/recipe.csv"))
+    protocol.add_arguments(parser)
+    parser.add_argument("--variant", action="append", help="name=value;..., or empty for the preset itself")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    done = pd.read_csv(options.output) if options.output.exists() else pd.DataFrame(columns=COLUMNS)
-    finished = set(zip(done["variant"], done["steps"], done["seed"], strict=True))
-    for seed in options.seeds:
-        for variant in options.variant:
-            if (variant or "preset", options.steps, seed) not in finished:
-                rows = run(variant, options.steps, seed, options.data)
-                rows.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
-    summarize(options.output)
-
-
-def summarize(output: Path) -> None:
-    """Write mean and spread over the seeds as Markdown beside the table."""
-    done = pd.read_csv(output)
-    shown = done[done["category"].isin(["mean", "mixed"]) & done["metric"].isin(SHOWN)]
-    found = shown.groupby(["steps", "variant", "category", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
-    texts = found.apply(lambda row: f"{row['mean']:.3g} ± {row['std']:.2g}", axis=1).unstack(["category", "metric"])
-    texts.insert(0, "seeds", found["count"].groupby(["steps", "variant"], sort=False).max())
-    texts.columns = [" ".join(column).strip() for column in texts.columns]
-    path = output.with_suffix(".md")
-    path.write_text(texts.reset_index().to_markdown(index=False) + "\n")
-    print(path.read_text())
-    print(f"Written to {output} and {path}")
+    if options.one:
+        group, variant, steps, seed = options.one
+        run(group, variant, steps, int(seed), options)
+        return
+    path = options.output / FILE
+    variants = [variant or _ITSELF for variant in options.variant or [""]]
+    for variant in variants:
+        arguments_of(variant)  # what cannot be read does not wait for its turn
+    steps = str(options.steps) if options.steps else _DEFAULT
+    jobs = [
+        (group, variant, steps, str(seed))
+        for seed in options.seeds
+        for group in protocol.groups_of(options)
+        for variant in variants
+    ]
+    succeeded = run_all("benchmarks.recipe", missing(jobs, read_table(path, COLUMNS), KEY))
+    if path.exists():
+        text = summarize(read_table(path, COLUMNS))
+        path.with_suffix(".md").write_text(text)
+        print(text)
+        say(f"Results: {path}, recipe.md beside it")
+    sys.exit(not succeeded)
 
 
 if __name__ == "__main__":

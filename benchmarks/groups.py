@@ -1,0 +1,80 @@
+"""Groups of products: one model is trained for each."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomalib_unias import UnifiedDataModule
+
+_BUILT_IN = {"datamodule": "SyntheticProducts", "datamodule_args": {"test_good": 40, "test_defective": 40}}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Products for which one model is trained.
+
+    Args:
+        name (str): Name in the tables.
+        root (Path | None): Folder with categories in the layout of MVTec AD. ``None`` for the built-in products.
+        categories (tuple[str, ...]): Which ones. Empty for all.
+    """
+
+    name: str
+    root: Path | None
+    categories: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Group":
+        """Read ``NAME=DIR`` or ``NAME=DIR:category,category``.
+
+        Args:
+            text (str): From the command line.
+
+        Returns:
+            Group: Whose folders are there.
+
+        Raises:
+            argparse.ArgumentTypeError: If the text has another form, or a folder is missing.
+
+        Example:
+            >>> Group.parse("mine=src")
+            Group(name='mine', root=PosixPath('src'), categories=())
+        """
+        name, equals, place = text.partition("=")
+        folder, _, names = place.partition(":")
+        if not (name and equals and folder):
+            msg = f"expected NAME=DIR or NAME=DIR:category,category, got {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        group = cls(name, Path(folder), tuple(filter(None, names.split(","))))
+        for path in (group.root, *(Path(folder) / category for category in group.categories)):
+            if not path.is_dir():
+                msg = (
+                    f"group {name!r}: {path} is not a folder; expected categories in the layout of MVTec AD in {folder}"
+                )
+                raise argparse.ArgumentTypeError(msg)
+        return group
+
+    def datamodule(self, seed: int, train_batch_size: int = 8) -> UnifiedDataModule:
+        """All images of the group.
+
+        Args:
+            seed (int): Of the order of the training images.
+            train_batch_size (int): Defaults to ``8``.
+
+        Returns:
+            UnifiedDataModule: Not set up yet.
+        """
+        data: dict[str, Any] = {"datamodule": "MVTecAD", "root": self.root} if self.root else _BUILT_IN
+        categories = list(self.categories) or "all"
+        return UnifiedDataModule(
+            **data,
+            categories=categories,
+            train_batch_size=train_batch_size,
+            eval_batch_size=16,
+            num_workers=0,
+            seed=seed,
+        )
+
+
+BUILT_IN = Group("built_in", None)

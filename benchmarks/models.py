@@ -1,0 +1,95 @@
+"""The models that are compared, on the features of one frozen EfficientNet-Lite0 and images of 224x224."""
+
+from typing import Any
+
+import torch
+from anomalib.models import Padim, Patchcore, Stfpm
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
+from benchmarks.reverse_distillation import LiteReverseDistillation
+from benchmarks.supersimplenet import LiteSupersimplenet
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_unias import UniAS
+from anomalib_unias.backbones import register_backbones
+from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
+
+SIZE = (224, 224)
+PRESET = "unias_lite"
+ONE_PASS = ("patchcore", "patchcore_10", "padim")
+TRAINED = ("stfpm", "supersimplenet", "reverse_distillation")
+MODELS = (PRESET, *ONE_PASS, *TRAINED)
+
+# Share of the patches that are kept; a tenth is anomalib's default.
+_CORESETS = {"patchcore": 0.01, "patchcore_10": 0.1}
+_PATCHES, _CHANNELS = 28 * 28, 40 + 112
+# Patches that anomalib 2.7.0 compares with the memory bank at once.
+_CHUNK = 1024
+# Of the process without patches, in GB.
+_REST = 2.0
+
+
+class QuickPatchcore(Patchcore):
+    """Chooses the patches that anomalib's coreset would, by distances that need no copy of all patches.
+
+    Anomalib 2.7.0 copies all patches for every one that it chooses.
+    """
+
+    def fit(self) -> None:
+        """Choose the memory bank."""
+        patches = torch.vstack(self.model.embedding_store)
+        self.model.embedding_store.clear()
+        coreset = BoundedKCenterGreedy(patches, int(len(patches) * self.coreset_sampling_ratio)).sample_coreset()
+        self.model.memory_bank = coreset.flatten(1)
+
+
+def build(name: str, **arguments: Any) -> AnomalibModule:
+    """Build a model, without pictures.
+
+    Args:
+        name (str): One of ``MODELS``.
+        **arguments (Any): Of every anomalib model: ``post_processor``, ``evaluator``.
+
+    Returns:
+        AnomalibModule: With its own post-processor unless another one is given.
+    """
+    register_backbones()
+    arguments["visualizer"] = False
+    if name == PRESET:
+        return UniAS(**lite_arguments() | arguments)
+    normalize = Normalize(mean=[0.5] * 3, std=[0.5] * 3)
+    arguments["pre_processor"] = PreProcessor(Compose([Resize(SIZE, antialias=True), normalize]))
+    if name in _CORESETS:
+        return QuickPatchcore(backbone=BACKBONE, layers=LAYERS, coreset_sampling_ratio=_CORESETS[name], **arguments)
+    if name == "padim":
+        return Padim(backbone=BACKBONE, layers=LAYERS, n_features=100, **arguments)
+    if name == "stfpm":
+        return Stfpm(backbone=BACKBONE, layers=["blocks.1", *LAYERS], **arguments)
+    if name == "supersimplenet":
+        return LiteSupersimplenet(backbone=BACKBONE, layers=LAYERS, **arguments)
+    return LiteReverseDistillation(**arguments)
+
+
+def needed_gb(name: str, images: int) -> float:
+    """Memory that a PatchCore needs.
+
+    All patches of the training images are held twice while they become one tensor, and their squares beside them; in
+    a test the distances of some patches to the memory bank are.
+
+    Args:
+        name (str): One of ``MODELS``.
+        images (int): Number of training images.
+
+    Returns:
+        float: In GB; 0 for other models, whose memory hardly grows.
+
+    Example:
+        >>> round(needed_gb("patchcore_10", 734), 1), needed_gb("padim", 734)
+        (3.0, 0.0)
+    """
+    if name not in _CORESETS:
+        return 0.0
+    patches = images * _PATCHES
+    distances = 2 * _CHUNK * patches * _CORESETS[name]
+    return _REST + 4 * max(3 * patches * _CHANNELS, patches * _CORESETS[name] * _CHANNELS + distances) / 1e9

@@ -1,0 +1,260 @@
+"""How a model is trained and tested, the same for all tables.
+
+One model learns all products of a group, from ALL of their normal training images; a model that holds some out does so
+by itself, in its default set-up. All see images of 224x224 through a frozen EfficientNet-Lite0 with ImageNet weights,
+in batches of 8.
+
+- The preset is trained as long as it is by default.
+- PatchCore and PaDiM see every image once.
+- Models with a loss of their own are trained until it is flat, see :mod:`benchmarks.flat_loss`: at least twice as long
+  as the preset took for the same group and seed, and at most eight times.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from benchmarks.flat_loss import FlatLoss
+from benchmarks.groups import BUILT_IN, Group
+from benchmarks.jobs import missing, read_table, report, run_all, say
+from benchmarks.measured import Row, table_rows
+from benchmarks.metrics_memory import memory_mb
+from benchmarks.models import ONE_PASS, PRESET, SIZE
+from benchmarks.supersimplenet import EPOCHS
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from anomalib_unias.metrics import UnifiedEvaluator
+
+_LEAST_TIMES, _LIMIT_TIMES = 2, 4
+_SECONDS_BETWEEN_LINES = 60
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Args:
+        model (AnomalibModule): In eval mode.
+        engine (Engine): For its test.
+        seconds (float): Wall time of the training, reading images and computing frozen features included.
+        steps (int): Batches.
+        flat (bool | None): Whether the loss was flat at the end. ``None`` for a model that does not end by its loss.
+    """
+
+    model: AnomalibModule
+    engine: Engine
+    seconds: float
+    steps: int
+    flat: bool | None
+
+    def cost_rows(self) -> list[Row]:
+        """What the model has cost up to now, and costs: see the columns in :mod:`benchmarks.quality`."""
+        values = {
+            "train_seconds": self.seconds,
+            "train_steps": float(self.steps),
+            "peak_mb": memory_mb("VmHWM"),
+            "size_mb": sum(tensor.nbytes for tensor in self.model.model.state_dict().values()) / 1e6,
+            "latency_ms": _latency_ms(self.model),
+        }
+        if self.flat is not None:
+            values["loss_flat"] = float(self.flat)
+        return [("mixed", metric, value) for metric, value in values.items()]
+
+
+class ProgressLines(Callback):
+    """Says once a minute how far training is."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._said = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        del pl_module, batch, batch_idx
+        self.steps += 1
+        if time.perf_counter() - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = time.perf_counter()
+            loss = f", loss {float(outputs['loss']):.4g}" if isinstance(outputs, dict) else ""
+            report(f"epoch {trainer.current_epoch}, step {self.steps}{loss}")
+
+
+def length(name: str, options: argparse.Namespace, done: pd.DataFrame, group: str, seed: int) -> dict[str, Any]:
+    """How long a model is trained.
+
+    Args:
+        name (str): Name of the model.
+        options (argparse.Namespace): ``steps``, ``peer_seconds`` and ``peer_limit``.
+        done (pd.DataFrame): Table with the time of the preset.
+        group (str): Name of the group.
+        seed (int): Seed.
+
+    Returns:
+        dict[str, Any]: Arguments of the trainer.
+
+    Raises:
+        ValueError: If the time of the preset is needed and not in the table.
+    """
+    if name == PRESET:
+        return {"max_steps": options.steps} if options.steps else {}
+    if name in ONE_PASS:
+        return {"max_epochs": 1}
+    least = options.peer_seconds
+    if least is None:
+        chosen = (done["group"] == group) & (done["model"] == PRESET) & (done["seed"] == seed)
+        seconds = done.loc[chosen & (done["metric"] == "train_seconds"), "value"]
+        if seconds.empty:
+            msg = (
+                f"{name} is trained {_LEAST_TIMES} times as long as {PRESET}, which has no train_seconds for group "
+                f"{group!r}, seed {seed} in the table. Add {PRESET} to --models, or give --peer-seconds."
+            )
+            raise ValueError(msg)
+        least = _LEAST_TIMES * float(seconds.iloc[-1])
+    limit = options.peer_limit if options.peer_limit is not None else _LIMIT_TIMES * least
+    return {"max_epochs": EPOCHS if name == "supersimplenet" else -1, "callbacks": [FlatLoss(least, limit)]}
+
+
+def train(
+    build: Callable[[], AnomalibModule],
+    group: Group,
+    seed: int,
+    arguments: Mapping[str, Any],
+    folder: str,
+    own_features: bool = True,
+) -> Trained:
+    """Train a model, without validation: no metric depends on a threshold.
+
+    Args:
+        build (Callable[[], AnomalibModule]): Builds the model.
+        group (Group): Images.
+        seed (int): Seed.
+        arguments (Mapping[str, Any]): Of the trainer, see :func:`length`.
+        folder (str): For what the engine writes.
+        own_features (bool): Whether frozen features are computed by this run, whatever ran before, so that its time
+            includes them. Defaults to ``True``.
+
+    Returns:
+        Trained: The model, and what it took.
+    """
+    seed_everything(seed, workers=True)
+    model, lines = build(), ProgressLines()
+    callbacks: list[Callback] = [lines, *arguments.get("callbacks", ())]
+    defaults = {"accelerator": "cpu", "devices": 1, "limit_val_batches": 0, "enable_progress_bar": False}
+    engine = Engine(default_root_dir=folder, **defaults | dict(arguments) | {"callbacks": callbacks})
+    datamodule = group.datamodule(seed)
+    started = time.perf_counter()
+    with _cache_folder(folder) if own_features else nullcontext():
+        engine.fit(model, datamodule=datamodule)
+    seconds = time.perf_counter() - started
+    flat = next((callback.flat for callback in callbacks if isinstance(callback, FlatLoss)), None)
+    end = {None: "", True: ", loss flat", False: ", loss not flat"}[flat]
+    report(f"trained in {seconds:.0f} s, {lines.steps} steps{end}")
+    return Trained(model.eval(), engine, seconds, lines.steps, flat)
+
+
+@contextmanager
+def _cache_folder(folder: str) -> Iterator[None]:
+    """Let another folder be that of the user's cache, as far as the system (Linux) lets one choose."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def test(trained: Trained, group: Group, seed: int) -> list[Row]:
+    """Test a model, as it is, by its ``UnifiedEvaluator``, and tell what it has cost.
+
+    Args:
+        trained (Trained): A model that was built with :func:`evaluator`.
+        group (Group): Images.
+        seed (int): Seed.
+
+    Returns:
+        list[Row]: Category, metric, value.
+    """
+    trained.engine.test(trained.model, datamodule=group.datamodule(seed))
+    rows = table_rows(trained.model.evaluator.results) + trained.cost_rows()
+    values = {(category, metric): value for category, metric, value in rows}
+    shown = ("image_auroc", "pixel_ap", "dsc_best_f1")
+    texts = [f"{metric} {values['mean', metric]:.3f} / {values['mixed', metric]:.3f}" for metric in shown]
+    report(f"mean / mixed: {', '.join(texts)}; peak {values['mixed', 'peak_mb']:.0f} MB")
+    return rows
+
+
+def evaluator() -> UnifiedEvaluator:
+    """What measures a model in its test."""
+    return UnifiedEvaluator(validation=(), log="stock", print_table=False)
+
+
+def _latency_ms(model: AnomalibModule, runs: int = 20) -> float:
+    seconds = []
+    with torch.no_grad():
+        for _ in range(runs):
+            started = time.perf_counter()
+            model.model(torch.rand(1, 3, *SIZE))
+            seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that all tables have."""
+    add = parser.add_argument
+    add("--group", type=Group.parse, action="append", help="NAME=DIR[:category,...]; default: the built-in products")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--steps", type=int, help="length of the preset, for a quick look; default: its own")
+    add("--threads", type=int, default=2)
+    add("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+
+
+def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
+    """Arguments of the tables that compare models."""
+    parser.add_argument("--models", nargs="+", default=models, choices=models)
+    least = "least training time of the models with a loss; default: twice that of the preset"
+    parser.add_argument("--peer-seconds", type=float, help=least)
+    parser.add_argument("--memory-limit", type=float, default=8, help="GB that a run may need")
+    parser.add_argument("--peer-limit", type=float, help="their longest training time; default: four times the least")
+
+
+def groups_of(options: argparse.Namespace) -> dict[str, Group]:
+    """Groups by name."""
+    return {group.name: group for group in options.group or [BUILT_IN]}
+
+
+def run_models(
+    module: str, options: argparse.Namespace, path: Path, columns: Sequence[str], key: Sequence[str]
+) -> bool:
+    """Run all groups, models and seeds that are not in a table.
+
+    Args:
+        module (str): Module with ``--one GROUP MODEL SEED``.
+        options (argparse.Namespace): Of :func:`add_arguments` and :func:`add_peer_arguments`.
+        path (Path): The table.
+        columns (Sequence[str]): Its columns.
+        key (Sequence[str]): Those with group, model and seed.
+
+    Returns:
+        bool: Whether all succeeded.
+    """
+    # The preset comes first: others are trained for a multiple of its time.
+    models = sorted(options.models, key=lambda name: name != PRESET)
+    groups = groups_of(options)
+    jobs = [(group, name, str(seed)) for seed in options.seeds for group in groups for name in models]
+    left = missing(jobs, read_table(path, columns), key)
+    say(f"{len(left)} of {len(jobs)} runs to do; what is done is in {path}")
+    return run_all(module, left)

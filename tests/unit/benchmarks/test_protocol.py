@@ -1,0 +1,151 @@
+"""Groups, runs that are not repeated, and summaries of the benchmarks."""
+
+import argparse
+import sys
+
+import pandas as pd
+import pytest
+
+protocol = pytest.importorskip("benchmarks.protocol", reason="benchmarks are not part of a source distribution")
+
+from benchmarks import jobs, quality, quality_summary, recipe  # noqa: E402
+from benchmarks.groups import Group  # noqa: E402
+from benchmarks.models import needed_gb  # noqa: E402
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for category in ("bolt", "nut", "plate"):
+        (tmp_path / category / "train" / "good").mkdir(parents=True)
+    return tmp_path
+
+
+def table(*rows):
+    names = ["group", "model", "seed", "category", "metric", "value"]
+    return pd.DataFrame(rows, columns=names).assign(calibration="default")[quality.COLUMNS]
+
+
+def test_group_is_a_folder_or_some_of_its_categories(folder):
+    assert Group.parse(f"b={folder}") == Group("b", folder, ())
+    assert Group.parse(f"b={folder}:nut,bolt") == Group("b", folder, ("nut", "bolt"))
+    assert Group.parse(f"b={folder}").datamodule(0).categories == ["bolt", "nut", "plate"]
+    assert Group.parse(f"b={folder}:nut,bolt").datamodule(0).categories == ["nut", "bolt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("folder", "expected NAME=DIR"),
+        ("=folder", "expected NAME=DIR"),
+        ("b=", "expected NAME=DIR"),
+        ("b=/no/such", "/no/such is not a folder"),
+        ("b={}:bolt,screw", "screw is not a folder"),
+    ],
+)
+def test_group_that_is_not_there(folder, text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        Group.parse(text.format(folder))
+
+
+def test_runs_in_the_table_are_not_repeated(tmp_path):
+    path = tmp_path / "quality.csv"
+    assert jobs.read_table(path, quality.COLUMNS).empty
+    jobs.append(path, table(("a", "padim", 0, "mixed", "aupro", 0.5)))
+    jobs.append(path, table(("a", "padim", 1, "mixed", "aupro", 0.5)))
+    done = jobs.read_table(path, quality.COLUMNS)
+    wanted = [("a", "padim", "0"), ("b", "padim", "0"), ("a", "padim", "1"), ("a", "stfpm", "0")]
+    assert jobs.missing(wanted, done, quality.KEY) == [("b", "padim", "0"), ("a", "stfpm", "0")]
+
+
+def test_table_of_other_columns_is_refused(tmp_path):
+    path = tmp_path / "quality.csv"
+    table(("a", "padim", 0, "mixed", "aupro", 0.5)).drop(columns="group").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="Move it away"):
+        jobs.read_table(path, quality.COLUMNS)
+
+
+def test_run_that_fails_is_shown_at_the_end_and_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    (tmp_path / "measure.py").write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "job = sys.argv[-1]\nprint('  ... half of', job)\nprint('noise')\n"
+        "Path(job).touch() if job != 'b' else sys.exit('no such b')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["measure", "--seeds", "0"])
+    assert not jobs.run_all("measure", [("b",), ("c",)])
+    assert (tmp_path / "c").exists()
+    shown = capsys.readouterr().out
+    assert "half of c" in shown
+    assert shown.index("2/2: c") < shown.index("no such b")
+    assert "noise" not in shown.split("b failed:")[0]
+
+
+def options(**values):
+    return argparse.Namespace(**{"steps": None, "peer_seconds": None, "peer_limit": None} | values)
+
+
+def test_peers_are_trained_for_a_multiple_of_the_time_of_the_preset():
+    done = table(
+        ("a", "unias_lite", 0, "mixed", "train_seconds", 100.0),
+        ("a", "unias_lite", 1, "mixed", "train_seconds", 7.0),
+        ("b", "unias_lite", 0, "mixed", "train_seconds", 8.0),
+        ("a", "padim", 0, "mixed", "train_seconds", 9.0),
+    )
+    (ends,) = protocol.length("stfpm", options(), done, "a", 0)["callbacks"]
+    assert (ends.least_seconds, ends.most_seconds) == (200, 800)
+    (ends,) = protocol.length("stfpm", options(peer_seconds=3, peer_limit=5), done, "a", 0)["callbacks"]
+    assert (ends.least_seconds, ends.most_seconds) == (3, 5)
+    with pytest.raises(ValueError, match=r"no train_seconds for group 'b', seed 1"):
+        protocol.length("stfpm", options(), done, "b", 1)
+
+
+def test_preset_has_its_own_length():
+    assert protocol.length("unias_lite", options(), table(), "a", 0) == {}
+    assert protocol.length("unias_lite", options(steps=5), table(), "a", 0) == {"max_steps": 5}
+
+
+def test_memory_of_a_large_coreset():
+    assert needed_gb("patchcore", 734) <= needed_gb("patchcore_10", 734) < 8 < needed_gb("patchcore_10", 8659)
+    assert needed_gb("stfpm", 10**6) == 0
+
+
+RESULTS = table(
+    *(
+        (group, model, seed, category, metric, value * (1 + seed / 10))
+        for group in ("a", "b")
+        for model, value in (("unias_lite", 0.6), ("patchcore", 0.4))
+        for seed in (0, 1)
+        for category in ("mean", "mixed", "bolt")
+        for metric in ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro")
+    ),
+    ("a", "unias_lite", 0, "mixed", "train_seconds", 12.0),
+)
+
+
+def test_models_are_compared_with_patchcore():
+    compared = quality_summary.against_reference(RESULTS[RESULTS["group"] == "a"])
+    assert list(compared.index) == ["unias_lite"]
+    row = compared.loc["unias_lite"]
+    assert row["pixel_ap, mixed"] == pytest.approx(1.5)
+    assert row["image_auroc, mean"] == pytest.approx(0.2 * 1.05)
+    assert quality_summary.against_reference(RESULTS[RESULTS["model"] != "patchcore"]).empty
+
+
+def test_summary_has_every_group_with_mean_and_spread(tmp_path):
+    quality_summary.summarize(RESULTS, tmp_path)
+    text = (tmp_path / "quality.md").read_text()
+    assert "## Group a: bolt" in text
+    assert "## Group b: bolt" in text
+    assert "0.63 ± 0.042" in text
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+
+def test_variant_is_a_list_of_arguments():
+    assert recipe.arguments_of("prototypes=0;levels=[1, 2];feature_scaling=none") == {
+        "prototypes": 0,
+        "levels": [1, 2],
+        "feature_scaling": "none",
+    }
+    assert recipe.arguments_of("") == recipe.arguments_of("preset") == {}
+    with pytest.raises(ValueError, match="got 'prototypes'"):
+        recipe.arguments_of("prototypes")
