@@ -19,7 +19,6 @@ from anomalib_unias.deploy.parity import _files_and_labels
 FILES = [
     ("wide.png", (200, 333), "RGB"),
     ("grey.png", (257, 211), "L"),
-    ("sixteen.png", (301, 400), "I;16"),
     ("photo.jpg", (480, 640), "RGB"),
     ("grey.jpg", (511, 300), "L"),
     ("small.png", (40, 50), "RGB"),
@@ -30,10 +29,10 @@ FILES = [
 def write_image(path, size, mode, *, defect):
     """Fine texture, of which resizing without anti-aliasing would make something else."""
     rng = np.random.default_rng(sum(size))
-    depth = 1 if mode in {"L", "I;16"} else 3
+    depth = 1 if mode == "L" else 3
     pixels = rng.uniform(0, 255, (*size, depth))
     pixels[size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] *= 0.1 if defect else 1
-    pixels = pixels.squeeze().astype(np.uint16 if mode == "I;16" else np.uint8)
+    pixels = pixels.squeeze().astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 

@@ -1,7 +1,6 @@
 """Several data sets, one for each category, as one."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -12,11 +11,9 @@ from PIL import Image
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Mask
 
-from .errors import MaskSizeError, UnreadableImageError
+from .errors import MaskSizeError
 from .items import CategoryImageBatch, CategoryImageItem
-
-# Pillow saturates these when it converts them to RGB: a 16-bit image comes out white.
-_SATURATING_MODES = ("I", "F")
+from .reading import check_header, read_header, unreadable
 
 
 class UnifiedDataset(AnomalibDataset):
@@ -107,15 +104,9 @@ def _mask_paths(sample: pd.Series) -> list[str]:
 
 def _check_headers(image_path: str, mask_paths: list[str]) -> None:
     """Look for what would be read wrongly without an error; only headers are read."""
-    size, mode = _header(image_path)
-    if mode.startswith(_SATURATING_MODES):
-        msg = (
-            f"Image {image_path} has more than 8 bits per channel (Pillow mode {mode!r}). anomalib would clip it to "
-            "white. Convert it to 8-bit grey or RGB."
-        )
-        raise UnreadableImageError(msg)
+    size = check_header(image_path)
     for mask_path in mask_paths:
-        mask_size, _ = _header(mask_path)
+        mask_size, _ = read_header(mask_path)
         if mask_size != size:
             msg = (
                 f"Mask {mask_path} is {mask_size[0]}x{mask_size[1]} (width x height) but its image {image_path} is "
@@ -124,21 +115,9 @@ def _check_headers(image_path: str, mask_paths: list[str]) -> None:
             raise MaskSizeError(msg)
 
 
-def _header(path: str) -> tuple[tuple[int, int], str]:
-    try:
-        with Image.open(path) as image:
-            return image.size, image.mode
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
-
-
 def _decode(path: str, cause: Exception) -> None:
     try:
         with Image.open(path) as image:
             image.load()
     except Exception as error:
-        raise _unreadable(path, error) from cause
-
-
-def _unreadable(path: str | Path, error: Exception) -> UnreadableImageError:
-    return UnreadableImageError(f"Cannot read image file {path}: {error}. Replace it or remove it from the data set.")
+        raise unreadable(path, error) from cause

@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from anomalib_unias.data.reading import check_header
 from anomalib_unias.deploy import predictions as run
 from anomalib_unias.deploy.predictions import FULL_PRECISION, QUIET_ONNX, Predictions
 from anomalib_unias.deploy.stages import STAGES, StagedModel, load_runtimes, stagewise_predictions
@@ -155,8 +156,11 @@ def check_export_parity(
 
     Raises:
         ValueError: If there is no image, or ``labels`` do not fit the files.
+        UnreadableImageError: If a file is no image, or anomalib would read it wrongly: more than 8 bits per channel.
     """
     files, known = _files_and_labels(data, labels)
+    for file in files:
+        check_header(file)
     chosen = np.unique(np.linspace(0, len(files) - 1, min(limit or len(files), len(files))).astype(int))
     files = [files[index] for index in chosen]
     truth = {str(files[i]): known[index] for i, index in enumerate(chosen)} if known else {}

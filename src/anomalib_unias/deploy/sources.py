@@ -2,18 +2,23 @@
 
 import mimetypes
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 from anomalib.data.utils.image import is_image_file
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from anomalib_unias.data.reading import read_rgb, rgb_of
 from anomalib_unias.deploy.errors import UnreadableImageError
+from anomalib_unias.deploy.folders import FolderScan, State
 
-_READ_ERRORS = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+# Containers whose header has the number of frames. For others OpenCV computes it from the duration, which may be a
+# little off.
+_COUNTED = {".avi", ".mp4", ".m4v", ".mov"}
+_UNCERTAINTY = 0.05
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class ImageSource:
 
     Args:
         name (str): Path, or video and number of the frame.
-        pixels (np.ndarray | None): RGB ``(H, W, 3)``, grey ``(H, W)`` or ``(H, W, 1)``, uint8. ``None`` reads the
-            file ``name``. Defaults to ``None``.
+        pixels (np.ndarray | Image.Image | None): RGB ``(H, W, 3)``, grey ``(H, W)`` or ``(H, W, 1)``, uint8; or an
+            image of Pillow. ``None`` reads the file ``name``. Defaults to ``None``.
+        problem (str | None): Why there are no pixels, if that is known. Defaults to ``None``.
     """
 
     name: str
-    pixels: np.ndarray | None = field(default=None, repr=False)
+    pixels: np.ndarray | Image.Image | None = field(default=None, repr=False)
+    problem: str | None = None
 
     def read(self) -> np.ndarray:
         """Get the pixels, those of a file as anomalib reads them in training.
@@ -36,24 +43,22 @@ class ImageSource:
             np.ndarray: RGB ``(H, W, 3)``, uint8.
 
         Raises:
-            UnreadableImageError: If the file is missing or broken, or the pixels are of another kind.
+            UnreadableImageError: If the file is missing or broken, has more than 8 bits per channel, or the pixels are
+                of another kind.
         """
-        return _read_file(self.name) if self.pixels is None else _as_rgb(self.pixels, self.name)
-
-
-def _read_file(name: str) -> np.ndarray:
-    try:
-        with Image.open(name) as image:
-            return np.array(image.convert("RGB"))
-    except _READ_ERRORS as error:
-        msg = f"{name} cannot be read: {type(error).__name__}: {error}"
-        raise UnreadableImageError(msg) from error
+        if self.problem is not None:
+            raise UnreadableImageError(self.problem)
+        if self.pixels is None:
+            return read_rgb(self.name)
+        return (
+            rgb_of(self.pixels, self.name) if isinstance(self.pixels, Image.Image) else _as_rgb(self.pixels, self.name)
+        )
 
 
 def _as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in {1, 3}:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in {1, 3} or not pixels.size:
         msg = f"{name}: expected uint8 pixels (H, W, 3) or (H, W), got {pixels.dtype} {pixels.shape}."
         raise UnreadableImageError(msg)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
@@ -67,7 +72,8 @@ def find_images(path: Path) -> Iterator[ImageSource]:
             relative to itself; video; or image.
 
     Yields:
-        ImageSource: In the order of names, lines or frames. The images of a list need not exist.
+        ImageSource: In the order of names, lines or frames. The images of a list need not exist. A video that ends too
+        early has one more, which cannot be read.
 
     Raises:
         FileNotFoundError: If the path does not exist.
@@ -77,13 +83,14 @@ def find_images(path: Path) -> Iterator[ImageSource]:
         msg = f"{path} does not exist: expected a folder, a *.txt list, a video or an image."
         raise FileNotFoundError(msg)
     if path.is_dir():
-        yield from (ImageSource(str(file)) for file in sorted(path.rglob("*")) if is_image_file(file))
-    elif path.suffix == ".txt":
-        lines = (line.strip() for line in path.read_text().splitlines())
-        yield from (ImageSource(str(path.parent / line)) for line in lines if line)
-    elif is_image_file(path):
+        yield from (ImageSource(str(file)) for file, _ in FolderScan(path).images())
+    elif path.is_file() and path.suffix == ".txt":
+        # Names of files are bytes: what is not UTF-8 comes through.
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        yield from (ImageSource(str(path.parent / line.strip())) for line in lines if line.strip())
+    elif path.is_file() and is_image_file(path):
         yield ImageSource(str(path))
-    elif (mimetypes.guess_type(path)[0] or "").startswith("video/"):
+    elif path.is_file() and (mimetypes.guess_type(path)[0] or "").startswith("video/"):
         yield from _frames(path)
     else:
         msg = f"{path} is no image, no video and no *.txt list of images."
@@ -91,8 +98,14 @@ def find_images(path: Path) -> Iterator[ImageSource]:
 
 
 def _frames(path: Path) -> Iterator[ImageSource]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        msg = f"{str(path)!r} cannot be read as a video: OpenCV takes names in UTF-8 only. Rename it."
+        raise UnreadableImageError(msg) from error
     video = cv2.VideoCapture(str(path))
     try:
+        announced = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         found, frame = video.read()
         if not found:
             msg = f"{path} cannot be read as a video."
@@ -104,18 +117,25 @@ def _frames(path: Path) -> Iterator[ImageSource]:
             found, frame = video.read()
     finally:
         video.release()
+    missing = announced - number
+    if missing > (0 if path.suffix.lower() in _COUNTED else _UNCERTAINTY * announced):
+        problem = (
+            f"{path} ends after {number} of {announced} frames: it is cut off or damaged. Record or copy it again."
+        )
+        yield ImageSource(f"{path}#{number}", problem=problem)
 
 
-def watch_folder(path: Path, interval: float = 0.5) -> Iterator[ImageSource | None]:
-    """Report the images of a folder, and for ever those that are added.
+def watch_folder(path: Path, interval: float = 0.5, done: Collection[str] = ()) -> Iterator[ImageSource | None]:
+    """Report the images of a folder, and for ever those that are added or replaced.
 
     Args:
         path (Path): Folder, watched with its sub-folders.
         interval (float): Seconds between two looks. Defaults to ``0.5``.
+        done (Collection[str]): Images that are not reported as they are now. Defaults to none.
 
     Yields:
         ImageSource | None: Each image once it is completely written, which is when its size and time did not change
-        between two looks; ``None`` after each look.
+        between two looks, and again when they have changed later; ``None`` after each look.
 
     Raises:
         NotADirectoryError: If it is no folder.
@@ -123,26 +143,15 @@ def watch_folder(path: Path, interval: float = 0.5) -> Iterator[ImageSource | No
     if not path.is_dir():
         msg = f"{path} is not a folder: only a folder can be watched."
         raise NotADirectoryError(msg)
-    seen: set[Path] = set()
-    growing: dict[Path, tuple[int, int]] = {}
+    scan = FolderScan(path)
+    reported = {file: state for file, state in scan.images() if str(file) in done}
+    previous: dict[Path, State] = {}
     while True:
-        for file in sorted(path.rglob("*")):
-            if file in seen or not is_image_file(file):
-                continue
-            state = _state(file)
-            if state is not None and growing.get(file) == state:
-                seen.add(file)
-                del growing[file]
+        present = dict(scan.images())
+        for file, state in present.items():
+            if reported.get(file) != state and previous.get(file) == state:
+                reported[file] = state
                 yield ImageSource(str(file))
-            elif state is not None:
-                growing[file] = state
+        previous = present
         yield None
         time.sleep(interval)
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_mtime_ns

@@ -3,8 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,9 @@ AnyImage = str | Path | np.ndarray | Image.Image | ImageSource
 
 # Fields of anomalib's batch that an exported model can have among its outputs.
 _FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+# Seconds after which results are given out instead of waiting for the next image.
+_SLOW_READING = 0.5
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class ThroughputInferencer:
         core.set_property({"CACHE_DIR": str(cache_dir or user_cache_path("anomalib-unias") / "openvino")})
         options = {**FULL_PRECISION, "PERFORMANCE_HINT": hint.upper(), **(config or {})}
         self.readers = readers
-        model = _for_one_image(core.read_model(path), path)
+        model = _for_one_image(_read_model(core, path), path)
         self._image_shape = model.input(0).partial_shape
         self._size: tuple[int, int] | None
         model, self._size = cut_resizing(model) or (_with_byte_input(model), None)
@@ -178,9 +181,7 @@ class ThroughputInferencer:
                 yield self._finish(*running.popleft(), free)
             if read is not None:
                 request = free.pop()
-                if read.network_input is not None:
-                    request.start_async([read.network_input], share_inputs=True)
-                running.append((read, request))
+                running.append((_start(request, read), request))
         while running:
             yield self._finish(*running.popleft(), free)
         self._idle += free
@@ -193,8 +194,7 @@ class ThroughputInferencer:
         try:
             request.wait()
         except RuntimeError as error:
-            broken = UnreadableImageError(f"{read.source.name} cannot be computed: {error}")
-            return Inspected(read.source, {}, None, read.milliseconds, broken)
+            return Inspected(read.source, {}, None, read.milliseconds, _not_computed(read, error))
         # The request will write its next answer into the same memory.
         outputs = {name: tensor.data.copy() for name, tensor in zip(self._names, request.output_tensors, strict=True)}
         return Inspected(read.source, outputs, read.pixels, read.milliseconds + request.latency)
@@ -205,13 +205,13 @@ class ThroughputInferencer:
             ahead: deque[Future[_Read]] = deque()
             for image in images:
                 while ahead and (image is None or len(ahead) > self.readers):
-                    yield ahead.popleft().result()
+                    yield from _wait(ahead.popleft())
                 if image is None:
                     yield None
                 else:
                     ahead.append(pool.submit(self._read, image))
             while ahead:
-                yield ahead.popleft().result()
+                yield from _wait(ahead.popleft())
 
     def _read(self, image: AnyImage) -> _Read:
         started = time.perf_counter()
@@ -234,14 +234,44 @@ class ThroughputInferencer:
             raise UnreadableImageError(msg)
 
 
+def _wait(reading: Future[_Read]) -> Iterator[_Read | None]:
+    """Wait for an image; ``None`` says that this takes a while, as with a network folder that does not answer."""
+    if not wait([reading], timeout=_SLOW_READING).done:
+        yield None
+    yield reading.result()
+
+
+def _start(request: InferRequest, read: _Read) -> _Read:
+    """Begin to compute an image, if there is one."""
+    if read.network_input is None:
+        return read
+    try:
+        request.start_async([read.network_input], share_inputs=True)
+    except RuntimeError as error:
+        return replace(read, pixels=None, network_input=None, error=_not_computed(read, error))
+    return read
+
+
+def _not_computed(read: _Read, error: RuntimeError) -> UnreadableImageError:
+    return UnreadableImageError(f"{read.source.name} cannot be computed: {error}")
+
+
 def _source(image: AnyImage) -> ImageSource:
     if isinstance(image, ImageSource):
         return image
     if isinstance(image, str | Path):
         return ImageSource(str(image))
     if isinstance(image, Image.Image):
-        return ImageSource("image", np.array(image.convert("RGB")))
+        return ImageSource("image", image)
     return ImageSource("pixels", image)
+
+
+def _read_model(core: ov.Core, path: str | Path) -> ov.Model:
+    try:
+        return core.read_model(path)
+    except RuntimeError as error:
+        msg = f"{path} is no model that OpenVINO reads: expected an export of anomalib, *.xml or *.onnx. {error}"
+        raise ExportedModelError(msg) from error
 
 
 def _for_one_image(model: ov.Model, path: str | Path) -> ov.Model:
