@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_unias.deploy import ThroughputInferencer
+from anomalib_unias.deploy import InspectionError, ThroughputInferencer
 from anomalib_unias.deploy.inspection import run_inspection
 
 write_toy_model = run_path(str(Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"))["write_toy_model"]
@@ -63,7 +63,7 @@ def test_one_line_for_each_image(line, folder, tmp_path):
 def test_overlays(line, folder, tmp_path):
     run_inspection(line, folder, output=tmp_path / "out.jsonl", overlays=tmp_path / "overlays")
     overlays = sorted((tmp_path / "overlays").iterdir())
-    assert len(overlays) == 6
+    assert [path.name for path in overlays] == [f"{index}.png.png" for index in range(6)]
     normal, defective = (cv2.imread(str(path)) for path in overlays[:2])
     assert defective.shape == (40, 60, 3)
     assert np.abs(normal.astype(int) - defective)[10:20, 15:45].mean() > 20
@@ -94,6 +94,59 @@ def test_resuming_after_a_line_was_cut_off(line, folder, tmp_path):
         run_inspection(line, folder, output=output)
 
 
+def test_overlays_are_not_inspected(line, folder, tmp_path):
+    for overlays in (folder, folder / "overlays", folder.parent / "images" / ".." / "images" / "x"):
+        with pytest.raises(InspectionError, match="would be inspected as well"):
+            run_inspection(line, folder, output=tmp_path / "out.jsonl", overlays=overlays)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_watching_inspects_replaced_files_again(line, folder, tmp_path, monkeypatch):
+    """In this process: after some looks the watched folder is changed, and then the watching ended."""
+    looks = iter(range(100))
+    (folder / "2.png").write_bytes(b"the first part of an upload")
+
+    def pause(_):
+        number = next(looks)
+        if number == 2:
+            write_image(folder / "2.png")
+            write_image(folder / "0.png", defect=True)
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("anomalib_unias.deploy.sources.time.sleep", pause)
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl", watch=True) == 0
+    found = [(Path(entry["image"]).name, entry.get("label")) for entry in entries(tmp_path / "out.jsonl")]
+    first = [(f"{index}.png", None if index == 2 else index % 2 == 1) for index in range(6)]
+    assert found == [*first, ("0.png", True), ("2.png", False)]
+
+
+def test_results_are_written_while_a_file_cannot_be_read(line, folder, tmp_path, monkeypatch):
+    """A network folder that does not answer: what is computed does not wait for it."""
+    lines_meanwhile = []
+
+    def read(source):
+        if source.name.endswith("3.png"):
+            end = time.monotonic() + 20
+            while time.monotonic() < end and len(lines_meanwhile) < 3:
+                lines_meanwhile[:] = entries(tmp_path / "out.jsonl")
+                time.sleep(0.05)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("anomalib_unias.deploy.sources.ImageSource.read", read)
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 0
+    assert [Path(entry["image"]).name for entry in lines_meanwhile] == [f"{index}.png" for index in range(3)]
+    assert len(entries(tmp_path / "out.jsonl")) == 6
+
+
+def test_an_image_that_the_model_cannot_compute_is_an_error(model, folder, tmp_path, monkeypatch):
+    line = ThroughputInferencer(model, cache_dir=tmp_path / "cache")
+    # More channels than the model takes.
+    monkeypatch.setattr("anomalib_unias.deploy.sources.ImageSource.read", lambda _: np.zeros((8, 8, 4), np.uint8))
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 6
+    assert all("cannot be computed" in entry["error"] for entry in entries(tmp_path / "out.jsonl"))
+
+
 def command(*arguments, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([COMMAND, *map(str, arguments)], env=environment, stderr=subprocess.PIPE, **options)
@@ -101,10 +154,19 @@ def command(*arguments, **options):
 
 def test_exit_code_and_standard_output(model, folder):
     (folder / "7.png").write_bytes(b"nonsense")
-    process = command("inspect", model, folder, stdout=subprocess.PIPE)
-    lines, _ = process.communicate(timeout=600)
+    os.mkfifo(folder / "8.png")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "1.png").read_bytes())
+    process = command("inspect", model, folder, "--overlays", folder.parent / "overlays", stdout=subprocess.PIPE)
+    lines, errors = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert len([json.loads(line) for line in lines.splitlines()]) == 7
+    names = [os.fsencode(json.loads(line)["image"]) for line in lines.splitlines()]
+    assert len(names) == 8
+    assert names[-1] == os.fsencode(folder) + b"/\xff.png"
+    assert len(list((folder.parent / "overlays").iterdir())) == 7
+    told = errors.decode()
+    assert "8.png' is skipped: it is a named pipe" in told
+    assert "8 images, 1 without a result." in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,5 +1,7 @@
 """Commands about exported models."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +10,7 @@ from anomalib.data.utils import get_image_filenames
 from anomalib.models.components import AnomalibModule
 from rich.console import Console
 
+from anomalib_unias.deploy.errors import ExportedModelError, InspectionError
 from anomalib_unias.deploy.inspection import run_inspection
 from anomalib_unias.deploy.parity import check_export_parity
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
@@ -26,22 +29,30 @@ def inspect(
 ) -> None:
     """Inspect a folder, a list, a video or an image with an exported model: one JSON line for each image.
 
-    Ends with 1 if an image could not be inspected. SIGINT and SIGTERM end it after the images that were begun.
+    Ends with 1 if an image could not be inspected, or a result could not be written. SIGINT and SIGTERM end it after
+    the images that were begun.
 
     Args:
         model (Path): Export of anomalib, ``*.xml`` or ``*.onnx``.
         source (Path): Folder, text file ``*.txt`` with a path per line, video, or image.
         output (Path | None): File for the lines. Defaults to ``None``: the standard output.
-        overlays (Path | None): Folder for pictures of the regions. Defaults to ``None``: none.
-        watch (bool): Wait for images that are added to the folder. Defaults to ``False``.
+        overlays (Path | None): Folder for pictures of the regions, not in the source. Defaults to ``None``: none.
+        watch (bool): Wait for images that are added to the folder or replaced in it. Defaults to ``False``.
         resume (bool): Go on with an output, leaving out the images that have a result. Defaults to ``False``.
         device (str): Device of OpenVINO. Defaults to ``"CPU"``.
         hint (Literal["throughput", "latency"]): Several images at a time, or one. Defaults to ``"throughput"``.
         readers (int): Threads that read files. Defaults to ``2``.
     """
-    line = ThroughputInferencer(model, device=device, hint=hint, readers=readers)
-    errors = run_inspection(line, source, output=output, overlays=overlays, watch=watch, resume=resume)
-    raise SystemExit(1 if errors else 0)
+    try:
+        line = ThroughputInferencer(model, device=device, hint=hint, readers=readers)
+        problems = run_inspection(line, source, output=output, overlays=overlays, watch=watch, resume=resume)
+    except BrokenPipeError:
+        # Nobody reads the standard output any more. Python would write to it once again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit("The standard output was closed before all images were inspected.") from None
+    except (OSError, ExportedModelError, InspectionError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    raise SystemExit(1 if problems else 0)
 
 
 def parity(

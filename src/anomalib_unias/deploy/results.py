@@ -1,0 +1,220 @@
+"""Where an inspection writes: JSON lines, and pictures of what was found."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anomalib_unias.deploy.errors import InspectionError
+from anomalib_unias.deploy.overlays import draw_overlay, overlay_path
+from anomalib_unias.deploy.regions import Region, find_regions
+from anomalib_unias.deploy.throughput_inferencer import Inspected
+
+logger = logging.getLogger(__name__)
+
+
+class ResultWriter:
+    """Writes the results of an inspection, and keeps count of what could not be written.
+
+    What cannot be written to the file of lines is tried again with the next line and at the end. Lines are whole: a
+    process that is killed leaves at most a part of the last one.
+
+    Args:
+        source (Path): What is inspected.
+        output (Path | None): File to append lines to; ``None`` for the standard output.
+        overlays (Path | None): Folder for pictures; ``None`` for none.
+
+    Attributes:
+        failed (set[str]): Images whose last result is an error.
+        written (int): Number of lines so far.
+        lost_overlays (int): Number of pictures that could not be written.
+    """
+
+    def __init__(self, source: Path, output: Path | None, overlays: Path | None) -> None:
+        self.failed: set[str] = set()
+        self.written = 0
+        self.lost_overlays = 0
+        self._folder = source if source.is_dir() else source.parent
+        self._overlays = overlays
+        self._told: set[str] = set()
+        # Without a buffer in between, what has been written is known.
+        self._file = output.open("ab", buffering=0) if output else None
+        self._pending = b""
+
+    def __enter__(self) -> "ResultWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Try to write what is left."""
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def lost_lines(self) -> int:
+        """Number of lines that could not be written so far."""
+        return self._pending.count(b"\n")
+
+    def write(self, result: Inspected) -> None:
+        """Write the picture and the line of an image.
+
+        Args:
+            result (Inspected): Result or error.
+        """
+        name = result.source.name
+        # In this order: an image that has a line is not inspected again.
+        if self._overlays is not None and result.pixels is not None:
+            self._write_overlay(self._overlays / overlay_path(name, self._folder), result.pixels, result)
+        self._pending += json.dumps(describe(result)).encode() + b"\n"
+        self._flush()
+        self.written += 1
+        if result.error is None:
+            self.failed.discard(name)
+        else:
+            self.failed.add(name)
+
+    def _flush(self) -> None:
+        if self._file is None:
+            lines, self._pending = self._pending, b""
+            sys.stdout.write(lines.decode())
+            sys.stdout.flush()
+            return
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            self._tell_once("Lines", f"Lines cannot be written, which is tried again with each: {error}")
+
+    def _write_overlay(self, path: Path, pixels: np.ndarray, result: Inspected) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not cv2.imwrite: it ends the process at a name that is not UTF-8, and does not say why it has failed.
+            path.write_bytes(_png(draw_overlay(pixels, _plane(result, "anomaly_map"), _regions(result))))
+        except (OSError, cv2.error) as error:
+            _remove(path)
+            self._tell_once("Pictures", f"The picture of {result.source.name!r} cannot be written: {error}")
+            self.lost_overlays += 1
+
+    def _tell_once(self, what: str, message: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning("%s", message)
+
+    def summary(self) -> str:
+        """Say how much was done, and what was not.
+
+        Returns:
+            str: One line.
+        """
+        counts = {
+            "without a result": len(self.failed),
+            "pictures that could not be written": self.lost_overlays,
+            "lines that could not be written": self.lost_lines,
+        }
+        bad = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        return f"{self.written} images{bad}."
+
+    @property
+    def problems(self) -> int:
+        """Number of images without a result, and of pictures and lines that could not be written."""
+        return len(self.failed) + self.lost_overlays + self.lost_lines
+
+
+def describe(result: Inspected) -> dict[str, Any]:
+    """Get the JSON line of an image.
+
+    Args:
+        result (Inspected): Result or error.
+
+    Returns:
+        dict[str, Any]: ``image`` and ``error``; or ``image``, ``score``, ``label`` (whether anomalous), ``boxes``
+        ``[left, top, width, height]`` and their ``area`` in pixels of the image, ``milliseconds``, and
+        ``out_of_range``. ``None`` stands for what the model does not tell.
+    """
+    if result.error is not None or result.pixels is None:
+        return {"image": result.source.name, "error": str(result.error)}
+    regions = _regions(result)
+    return {
+        "image": result.source.name,
+        "score": round(float(np.squeeze(result.outputs["pred_score"])), 6),
+        "label": _flag(result, "pred_label"),
+        "boxes": None if regions is None else [[r.left, r.top, r.width, r.height] for r in regions],
+        "area": None if regions is None else sum(region.area for region in regions),
+        "milliseconds": round(result.milliseconds, 3),
+        "out_of_range": _flag(result, "out_of_range"),
+    }
+
+
+def images_with_results(output: Path) -> set[str]:
+    """Read which images have a result, to leave them out.
+
+    A last line that was cut off, which is what a process that was killed can leave, is removed.
+
+    Args:
+        output (Path): File of JSON lines, perhaps of an inspection that was killed.
+
+    Returns:
+        set[str]: Names of the images.
+
+    Raises:
+        InspectionError: If another line is no result.
+    """
+    content = output.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        logger.warning("The last line of %s is cut off. It is removed, and its image inspected again.", output)
+        # Not written anew: whoever kills this process must not lose the file.
+        with output.open("r+b") as file:
+            file.truncate(len(complete))
+    entries = [_entry(output, number, line) for number, line in enumerate(complete.split(b"\n")[:-1], start=1)]
+    return {entry["image"] for entry in entries if "error" not in entry}
+
+
+def _entry(output: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if isinstance(entry, dict) and isinstance(entry.get("image"), str) and entry.keys() & {"score", "error"}:
+        return entry
+    msg = (
+        f"Line {number} of {output} is no result of an inspection: {line[:60]!r}. Remove this line, and its image is "
+        "inspected again; or give another output file."
+    )
+    raise InspectionError(msg)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    written, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not written:
+        msg = f"no PNG can be made of {picture.shape[0]}x{picture.shape[1]} pixels"
+        raise OSError(msg)
+    return data.tobytes()
+
+
+def _remove(path: Path) -> None:
+    """Remove a part of a file, if there is one."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        logger.debug("%r cannot be removed.", str(path))
+
+
+def _regions(result: Inspected) -> list[Region] | None:
+    mask = _plane(result, "pred_mask")
+    return None if mask is None or result.pixels is None else find_regions(mask, result.pixels.shape[:2])
+
+
+def _plane(result: Inspected, name: str) -> np.ndarray | None:
+    values = result.outputs.get(name)
+    return None if values is None else values.reshape(values.shape[-2:])
+
+
+def _flag(result: Inspected, name: str) -> bool | None:
+    value = result.outputs.get(name)
+    return None if value is None else bool(np.squeeze(value))
