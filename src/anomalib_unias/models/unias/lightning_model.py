@@ -28,6 +28,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.callbacks import FlushDenormals, TrainingData
+from anomalib_unias.data.depth_check import DepthCheck
 from anomalib_unias.data.feature_cache import (
     FeatureCacheError,
     cached_features,
@@ -268,7 +269,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             list[Callback]: The parts of the model that are callbacks, and those of this package.
         """
         parts = cast("Sequence[Callback]", super().configure_callbacks())
-        return [*parts, FlushDenormals()]
+        return [*parts, DepthCheck(), FlushDenormals()]
 
     def on_fit_start(self) -> None:
         """Refuse an empty training set, and compute the frozen features of the others once.
