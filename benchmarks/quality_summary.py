@@ -1,5 +1,6 @@
 """Mean and spread over the seeds of ``quality.csv``, as Markdown and as a picture."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,34 @@ _DIFFERENCES = ("image_auroc",)
 
 def heading() -> str:
     """The command, and the versions of what it ran on."""
-    command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *without_folders(sys.argv[1:])])
     return f"`{command}`, anomalib {anomalib_version}, torch {torch.__version__}. Mean ± standard deviation over seeds."
+
+
+def without_folders(arguments: Sequence[str]) -> list[str]:
+    """Leave out where data and results lie on this machine.
+
+    Args:
+        arguments (Sequence[str]): Of the command line.
+
+    Returns:
+        list[str]: With ``DIR`` for the folder of a group, without ``--output``.
+
+    Example:
+        >>> without_folders(["--group", "a=/data/line:bolt", "--output", "here", "--seeds", "0"])
+        ['--group', 'a=DIR:bolt', '--seeds', '0']
+    """
+    shown, words = [], iter(arguments)
+    for word in words:
+        if word == "--output":
+            next(words)
+        elif word == "--group":
+            name, _, place = next(words).partition("=")
+            _, colon, categories = place.partition(":")
+            shown += [word, f"{name}=DIR{colon}{categories}"]
+        else:
+            shown.append(word)
+    return shown
 
 
 def spread(rows: pd.DataFrame, index: str, columns: str, order: Sequence[str] | None = None) -> str:
@@ -93,15 +120,22 @@ def summarize(table: pd.DataFrame, output: Path) -> None:
             title = (
                 "image_auroc: difference to PatchCore (1 % coreset); others: ratio to it; of the means over the seeds."
             )
-            parts += [title, compared.to_markdown(floatfmt="+.3f")]
+            parts += [title, compared.apply(_signed).to_markdown(disable_numparse=True)]
         cost = rows[rows["metric"].isin(_COST)]
         parts += ["Cost:", spread(cost, "model", "metric", _COST)]
     (output / "quality.md").write_text("\n\n".join(parts) + "\n")
     draw(table, output / "quality.png")
 
 
+def _signed(column: pd.Series) -> pd.Series:
+    """Differences with their sign, ratios without."""
+    style = "+.3f" if str(column.name).startswith(_DIFFERENCES) else ".2f"
+    return column.map(lambda value: format(value, style))
+
+
 def _count(least: int, most: int) -> str:
-    return f"{most} seeds" if least == most else f"{least} to {most} seeds"
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} seed{'s' if most > 1 else ''}"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

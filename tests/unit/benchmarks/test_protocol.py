@@ -137,7 +137,27 @@ def test_summary_has_every_group_with_mean_and_spread(tmp_path):
     assert "## Group a: bolt" in text
     assert "## Group b: bolt" in text
     assert "0.63 ± 0.042" in text
+    assert "+0.210" in text  # image AUROC: .63 - .42
+    assert " 1.50 " in text
+    assert "Mean of the products, 2 seeds:" in text
     assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+
+def test_summary_does_not_tell_where_the_data_lie():
+    given = [
+        "--group",
+        "a=/data/line:bolt,nut",
+        "--group",
+        "b=/data",
+        "--output",
+        "/here",
+        "--variant",
+        "",
+        "--steps",
+        "5",
+    ]
+    shown = ["--group", "a=DIR:bolt,nut", "--group", "b=DIR", "--variant", "", "--steps", "5"]
+    assert quality_summary.without_folders(given) == shown
 
 
 def test_variant_is_a_list_of_arguments():

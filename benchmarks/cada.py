@@ -1,0 +1,119 @@
+"""Calibrations of models of several kinds, one model for all products of a group, several seeds.
+
+    python -m benchmarks.cada --group a=DIR:pcb,cookie --group b=DIR:screw,steel --group all=DIR --seeds 0 1 2
+
+Groups, models and resuming are those of :mod:`benchmarks.quality`, but models are trained without the images that CADA
+holds out (a tenth, for all models alike) and tested once: all calibrations are applied to the same anomaly maps.
+Columns of ``cada.csv``: ``group,model,calibration,seed,category,metric,value``; calibrations:
+
+- ``none``: the model as it is,
+- ``cada``: the default of ``CadaPostProcessor``, without labels,
+- ``cada_paper``: the regressor of the paper, with the statistics of the training images,
+- ``cada_a``, ``cada_b``: with class labels, statistics of the held-out images,
+- ``oracle``: each image with the statistics of the other normal TEST images of its true category; an upper bound for
+  methods that know one pair of statistics for each category, not a method.
+
+``following`` is how far the predicted statistics of defective images are above those of normal ones of their category,
+as a share of how far their own statistics are above them (0: does not follow defects at all). ``fit_seconds`` is the
+time to fit the calibration, without running the model. ``cada.md`` has the main metrics; histograms of the image scores
+before and after, of the first seed, are beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from benchmarks import calibrations, protocol
+from benchmarks.cada_summary import draw, summarize
+from benchmarks.jobs import append, read_table, report, say
+from benchmarks.measured import Measurement, Row
+from benchmarks.models import MODELS, build
+from benchmarks.quality import COLUMNS, KEY
+from benchmarks.recorded import Recorded, record
+from torch import Tensor
+
+FILE = "cada.csv"
+
+
+def measure(recorded: Recorded, predictions: calibrations.Predictions, kind: str) -> tuple[list[Row], Tensor]:
+    """Metrics and image scores with one calibration."""
+    prediction = None if kind == calibrations.NONE else predictions.of(kind)
+    measurement, scores = Measurement(), []
+    for rows, maps, masks in recorded.batches():
+        calibrated, score = calibrations.apply(prediction, rows, maps, recorded.scores[rows])
+        labels, categories = recorded.labels[rows].tolist(), recorded.categories[rows]
+        measurement.add(calibrated, score.tolist(), masks, labels, categories)
+        scores.append(score)
+    return measurement.rows(), torch.cat(scores)
+
+
+def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> None:
+    """Train and test one model, and append the rows of all calibrations."""
+    group = protocol.groups_of(options)[group_name]
+    path = options.output / FILE
+    length = protocol.length(name, options, read_table(path, COLUMNS), group_name, seed)
+    found: list[tuple[str, str, str, float]] = []
+    scores: dict[str, Tensor] = {}
+    with TemporaryDirectory() as folder:
+        trained = protocol.train(
+            lambda: build(name, post_processor=calibrations.Recorder(seed), evaluator=False),
+            group,
+            seed,
+            length,
+            folder,
+        )
+        seconds = trained.model.post_processor.seconds
+        predictions, predict = calibrations.prepare(trained.model)
+        recorded = record(trained.model, group, seed, Path(folder), predict)
+        statistics = torch.cat([calibrations.statistics_of(maps) for _, maps, _ in recorded.batches()])
+        predictions.set_oracle(statistics, recorded.labels, recorded.categories)
+        for kind in calibrations.KINDS:
+            rows, scores[kind] = measure(recorded, predictions, kind)
+            if kind in predictions.seconds:
+                rows.append(("mixed", "fit_seconds", predictions.seconds[kind]))
+            if kind != calibrations.NONE:
+                followed = calibrations.following(
+                    statistics, recorded.labels, recorded.categories, predictions.of(kind)
+                )
+                rows.append(("mixed", "following", followed))
+            found += [(kind, *row) for row in rows]
+            values = {(category, metric): value for category, metric, value in rows}
+            report(
+                f"{kind}: mixed image AUROC {values['mixed', 'image_auroc']:.3f}, "
+                f"pixel AP {values['mixed', 'pixel_ap']:.3f}"
+            )
+        for category, metric, value in trained.cost_rows():
+            # Calibrating is not training.
+            found.append(("none", category, metric, value - seconds if metric == "train_seconds" else value))
+    table = pd.DataFrame(found, columns=["calibration", "category", "metric", "value"])
+    append(path, table.assign(group=group_name, model=name, seed=seed)[COLUMNS])
+    if seed == options.seeds[0]:
+        shown = {kind: scores[kind] for kind in (calibrations.NONE, calibrations.DEFAULT)}
+        draw(name, shown, recorded.labels, recorded.categories, options.output / f"cada_{group_name}_{name}.png")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    protocol.add_arguments(parser)
+    protocol.add_peer_arguments(parser, [name for name in MODELS if name != "patchcore_10"])
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        group, name, seed = options.one
+        run(group, name, int(seed), options)
+        return
+    path = options.output / FILE
+    succeeded = protocol.run_models("benchmarks.cada", options, path, COLUMNS, KEY)
+    if path.exists():
+        summarize(read_table(path, COLUMNS), options.output)
+        say(f"Results: {path}, cada.md and pictures beside it")
+    sys.exit(not succeeded)
+
+
+if __name__ == "__main__":
+    main()

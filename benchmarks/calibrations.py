@@ -1,0 +1,167 @@
+"""Calibrations of one trained model, all applied to the same anomaly maps. What touches CADA is here.
+
+The model is trained without the images that CADA holds out, a tenth of each category, for all models alike.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from anomalib_unias import CadaPostProcessor
+from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
+from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
+from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
+from anomalib_unias.post_processing.fitting import fit_calibration
+
+NONE, DEFAULT, ORACLE = "none", "cada", "oracle"
+_VARIANTS = {
+    DEFAULT: {"variant": "cada", "predictor": "neighbors"},
+    "cada_paper": {"variant": "cada", "predictor": "regressor"},
+    "cada_a": {"variant": "cada_a"},
+    "cada_b": {"variant": "cada_b"},
+}
+KINDS = (NONE, *_VARIANTS, ORACLE)
+_STEPS = 5000
+
+
+class Recorder(CadaPostProcessor):
+    """Keeps what calibrations are fitted to.
+
+    Args:
+        seed (int): Of the images that are held out.
+    """
+
+    data: CalibrationData
+    seconds = 0.0
+
+    def __init__(self, seed: int) -> None:
+        # CaDA-B keeps feature maps, from which all others can be fitted too; one step, for it is fitted again.
+        super().__init__(variant="cada_b", max_steps=1, seed=seed)
+
+    def on_train_end(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
+        """Fit, and take the time, which is not that of training."""
+        started = time.perf_counter()
+        super().on_train_end(trainer, pl_module)
+        self.seconds = time.perf_counter() - started
+
+    def fit(self, data: CalibrationData) -> Calibration:
+        """Fit, and keep the data."""
+        self.data = data
+        return super().fit(data)
+
+
+@dataclass
+class Predictions:
+    """Predicted statistics of all test images, by calibration."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, list[Prediction]] = field(default_factory=dict)
+
+    def of(self, kind: str) -> Prediction:
+        """Statistics by one calibration."""
+        return Prediction(*map(torch.cat, zip(*self.parts[kind], strict=True)))
+
+    def set_oracle(self, statistics: Tensor, labels: Tensor, categories: Sequence[str]) -> None:
+        """Statistics of the other normal test images of the true category."""
+        rows = []
+        for index, category in enumerate(categories):
+            others = torch.tensor([name == category for name in categories]) & ~labels
+            others[index] = False
+            rows.append(statistics[others, :2].mean(dim=0))
+        level, peak = torch.stack(rows).unbind(dim=1)
+        self.parts[ORACLE] = [Prediction(level, peak - level, torch.zeros(len(rows), dtype=torch.bool))]
+
+
+def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str]], None]]:
+    """Fit all calibrations, and switch off the one that the model has.
+
+    Args:
+        model (AnomalibModule): Trained with a :class:`Recorder`.
+
+    Returns:
+        tuple[Predictions, Callable[[int, list[str]], None]]: Empty predictions, and what adds those of a batch that has
+        just gone through the model, given its size and categories.
+    """
+    recorder = model.post_processor
+    recorder.calibration = None
+    options = replace(recorder.options(), max_steps=_STEPS)
+    predictions, calibrations = Predictions(), {}
+    for kind, variant in _VARIANTS.items():
+        data = _training_images(recorder.data) if kind == "cada_paper" else recorder.data
+        started = time.perf_counter()
+        calibrations[kind] = fit_calibration(data, replace(options, **variant))
+        predictions.seconds[kind] = time.perf_counter() - started
+        predictions.parts[kind] = []
+    tap = FeatureTap()
+    find_feature_layer(model).register_forward_hook(tap)
+
+    def predict(size: int, categories: list[str]) -> None:
+        features = tap.take(size)
+        for kind, calibration in calibrations.items():
+            predictions.parts[kind].append(calibration(features, categories))
+
+    return predictions, predict
+
+
+def _training_images(data: CalibrationData) -> CalibrationData:
+    """Without those that were held out."""
+    seen = ~data.unseen
+    return CalibrationData(
+        descriptors=data.descriptors[seen],
+        statistics=data.statistics[seen],
+        categories=[name for name, kept in zip(data.categories or (), seen, strict=True) if kept],
+        unseen=data.unseen[seen],
+        maps=None if data.maps is None else data.maps[seen],
+    )
+
+
+def apply(prediction: Prediction | None, rows: slice, maps: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Calibrate some test images.
+
+    Args:
+        prediction (Prediction | None): Of all test images; ``None`` leaves maps and scores alone.
+        rows (slice): Which images.
+        maps (Tensor): Their anomaly maps ``(B, H, W)``.
+        scores (Tensor): Their image scores ``(B,)``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Maps and scores.
+    """
+    if prediction is None:
+        return maps, scores
+    part = Prediction(*(values[rows] for values in prediction))
+    output = calibrate(InferenceBatch(scores, anomaly_map=maps), part, "top")
+    return output.anomaly_map, output.pred_score
+
+
+def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: Prediction) -> float:
+    """How much of the rise of the peak on defective images the predicted peak follows, in logarithms.
+
+    Args:
+        statistics (Tensor): Mean and maximum of the maps of all test images ``(N, 3)``.
+        labels (Tensor): Whether they are defective ``(N,)``.
+        categories (Sequence[str]): Their categories.
+        prediction (Prediction): Their predicted statistics.
+
+    Returns:
+        float: 0 does not follow defects at all, 1 follows them fully.
+    """
+    own = statistics[:, 1].log()
+    predicted = (prediction.level + prediction.height).log()
+    moves = torch.zeros(2)
+    for category in set(categories):
+        here = torch.tensor([name == category for name in categories])
+        means = [values[here & labels].mean() - values[here & ~labels].mean() for values in (predicted, own)]
+        moves += torch.stack(means)
+    return float(moves[0] / moves[1])
+
+
+def statistics_of(maps: Tensor) -> Tensor:
+    """Mean, maximum and standard deviation of anomaly maps ``(B, H, W)``: ``(B, 3)``."""
+    return map_statistics(InferenceBatch(anomaly_map=maps))
