@@ -60,6 +60,12 @@ def test_one_line_for_each_image(line, folder, tmp_path):
     assert all(entry["milliseconds"] > 0 for entry in found)
 
 
+def test_no_image_at_all_is_told(line, tmp_path, caplog):
+    (tmp_path / "list.txt").touch()
+    assert run_inspection(line, tmp_path / "list.txt", output=tmp_path / "out.jsonl") == 0
+    assert f"There is no image in {tmp_path / 'list.txt'}" in caplog.text
+
+
 def test_overlays(line, folder, tmp_path):
     run_inspection(line, folder, output=tmp_path / "out.jsonl", overlays=tmp_path / "overlays")
     overlays = sorted((tmp_path / "overlays").iterdir())

@@ -104,6 +104,8 @@ def run_inspection(
             progress.advance(task)
     if stop.received:
         logger.warning("Stopped by a signal; all images that were begun are written.")
+    elif not results.written and not done:
+        logger.warning("There is no image in %s.", source)
     if results.problems:
         logger.warning("%s", results.summary())
     return results.problems
