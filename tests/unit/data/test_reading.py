@@ -18,12 +18,7 @@ from anomalib_unias.data.reading import check_header, read_rgb
 from anomalib_unias.data.unified import UnifiedDataModule
 from anomalib_unias.deploy import ImageSource, check_export_parity
 
-DEEP = {
-    "16 bits": ("I;16", "x.png"),
-    "32 bits": ("I", "x.tif"),
-    "floats": ("F", "x.tif"),
-    "swapped": ("I;16B", "x.tif"),
-}
+DEEP = [("I;16", "x.png"), ("I;16B", "x.tif"), ("I", "x.tif"), ("F", "x.tif")]
 REASON = "more than 8 bits per channel.*Convert it"
 
 
