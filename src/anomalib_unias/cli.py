@@ -21,6 +21,25 @@ def convert(published: Path, output: Path) -> None:
     logger.info("Wrote %s.", output)
 
 
+def cache(clear: bool = False) -> None:
+    """List the features of training images that are kept below the cache folder of the user, with their sizes.
+
+    Args:
+        clear (bool): Remove them, also those that a training in progress is writing; a training that reads them goes
+            on. Defaults to ``False``.
+    """
+    from anomalib_unias.data.feature_files import cache_files, feature_folder
+
+    folder = feature_folder()
+    files = cache_files(folder)
+    for path, size in files:
+        logger.info("%10.1f MB  %s%s", size / 1e6, path.name, "  removed" if clear else "")
+        if clear:
+            path.unlink(missing_ok=True)
+    total = sum(size for _, size in files) / 1e6
+    logger.info("%10.1f MB  in %d files %s %s", total, len(files), "removed from" if clear else "in", folder)
+
+
 def main() -> None:
     """Entry point of ``anomalib-unias``."""
     from jsonargparse import auto_cli
@@ -30,4 +49,4 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Not those of the libraries: the exporter of torch alone tells of every node that it removes.
     logging.getLogger("anomalib_unias").setLevel(logging.INFO)
-    auto_cli({"convert": convert, "inspect": inspect, "parity": parity}, as_positional=True)
+    auto_cli({"cache": cache, "convert": convert, "inspect": inspect, "parity": parity}, as_positional=True)

@@ -47,7 +47,6 @@ def test_one_step_of_each(config, tmp_path, monkeypatch, write_category):
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["anomalib", "--config", "benchmark.yaml"])
-    monkeypatch.setattr("anomalib_unias.UniAS.trainer_arguments", property(lambda _: {}))
     Benchmark().run()
     (path,) = tmp_path.glob("runs/**/results.csv")
     results = pd.read_csv(path)

@@ -1,15 +1,22 @@
 """The owner of a datamodule's training images during a run."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from anomalib.data import AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 
-from anomalib_unias.data.feature_cache import FeatureDataset
+from anomalib_unias.data.feature_cache import FeatureDataset, is_deterministic
+from anomalib_unias.data.feature_files import FeatureCacheError
 from anomalib_unias.data.held_out import HeldOutOrder
 
+from .run_length import images_to_see
 from .shared import shared_callback
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingData(Callback):
@@ -17,8 +24,8 @@ class TrainingData(Callback):
 
     Nothing else writes to ``train_data``. Models and post-processors share one for each trainer::
 
-        held_out = TrainingData.of(trainer).hold_out(trainer, 0.1)      # in ``setup``
-        TrainingData.of(trainer).replace_by_features(trainer, compute)  # in ``on_fit_start``
+        held_out = TrainingData.of(trainer).hold_out(trainer, 0.1)  # in ``setup``
+        TrainingData.of(trainer).replace_by_features(trainer, ...)  # in ``on_fit_start``
 
     Images are held out first: the loader of the training images may be made between these two hooks.
     """
@@ -85,17 +92,54 @@ class TrainingData(Callback):
         dataset = loader.dataset
         return dataset.images if isinstance(dataset, FeatureDataset) else dataset
 
-    def replace_by_features(self, trainer: Trainer, compute: Callable[[AnomalibDataset], FeatureDataset]) -> None:
-        """Let the run read features of a frozen network for its images.
+    def replace_by_features(
+        self, trainer: Trainer, pre_processor: nn.Module | None, compute: Callable[..., FeatureDataset]
+    ) -> None:
+        """Let the run read features of a frozen network for its images, if that is the same and pays.
+
+        It is not where an image is changed at random each time, and does not where the run is too short to see every
+        image more than once. Where features cannot be kept, a warning says why.
 
         Args:
-            trainer (Trainer): In ``on_fit_start``. It has a datamodule of anomalib.
-            compute (Callable[[AnomalibDataset], FeatureDataset]): Gets the images that are not held out.
+            trainer (Trainer): In ``on_fit_start``.
+            pre_processor (nn.Module | None): What the model does to an image first.
+            compute (Callable[..., FeatureDataset]): As :func:`~anomalib_unias.data.feature_cache.cached_features`,
+                is called with the images and ``num_workers``.
         """
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        images = getattr(datamodule, "train_data", None)
+        if images is None or not is_deterministic(images, pre_processor):
+            return
+        if images_to_see(trainer, datamodule.train_batch_size, len(images)) <= len(images):
+            return
         self._take(trainer)
-        self._datamodule.train_data = compute(self._datamodule.train_data)
+        try:
+            # A generator that a loader has drawn from goes on differently.
+            with torch.random.fork_rng():
+                datamodule.train_data = compute(images, num_workers=datamodule.num_workers)
+        except FeatureCacheError as error:
+            logger.warning("%s Training computes them in every step instead.", error)
+            return
         # To count the steps of a run that is limited by epochs, Lightning 2.x has made its loader already.
         trainer.fit_loop._combined_loader = None
+
+    def require_images(self, trainer: Trainer) -> None:
+        """Refuse a training set without images.
+
+        Args:
+            trainer (Trainer): In or after ``setup``.
+
+        Raises:
+            ValueError: If there is no image to learn from.
+        """
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        dataset = getattr(datamodule, "train_data", None)
+        if dataset is not None and len(dataset) == 0:
+            msg = (
+                f"The training set of {datamodule.name} is empty: expected normal images to learn "
+                "from. Check its root, category and split arguments."
+            )
+            raise ValueError(msg)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the images back: Lightning does not tear down after an error."""

@@ -1,12 +1,7 @@
 """Features of a frozen network, computed once and kept in a file."""
 
 import hashlib
-import json
-import logging
-import os
-import shutil
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,15 +10,17 @@ import numpy as np
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from .feature_files import FeatureCacheError, image_identity, open_features, remove_unfinished, write_features
 from .items import CategoryImageBatch, CategoryImageItem
 
-logger = logging.getLogger(__name__)
+Extract = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 _FIXED_TRANSFORMS = (
     v2.Resize,
@@ -35,11 +32,6 @@ _FIXED_TRANSFORMS = (
     v2.ToImage,
     v2.Identity,
 )
-_CHUNK = 2**24
-
-
-class FeatureCacheError(RuntimeError):
-    """Features that cannot be kept: no space, or values that half precision cannot hold."""
 
 
 @dataclass
@@ -115,17 +107,20 @@ def flatten_features(features: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([feature.flatten(1) for feature in features], dim=1)
 
 
-def is_deterministic(dataset: AnomalibDataset) -> bool:
-    """Tell whether an image of the data set is the same each time that it is read.
+def is_deterministic(dataset: AnomalibDataset, pre_processor: nn.Module | None = None) -> bool:
+    """Tell whether a model is given the same image each time that one is read.
 
     Args:
         dataset (AnomalibDataset): Also one of several categories.
+        pre_processor (nn.Module | None): What the model does to an image first. Defaults to ``None``: nothing.
 
     Returns:
         bool: Whether all transforms are known to draw no random numbers.
     """
     parts: Iterable[AnomalibDataset] = getattr(dataset, "datasets", {"": dataset}).values()
-    return all(_is_fixed(part.augmentations) for part in parts)
+    # A class of somebody else may do anything.
+    known = pre_processor is None or (type(pre_processor) is PreProcessor and _is_fixed(pre_processor.transform))
+    return known and all(_is_fixed(part.augmentations) for part in parts)
 
 
 def _is_fixed(transform: Any) -> bool:
@@ -138,23 +133,25 @@ def _is_fixed(transform: Any) -> bool:
 
 def cached_features(
     dataset: AnomalibDataset,
-    extract: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+    extract: Extract,
     identity: str,
     *,
     folder: Path | None,
+    limit: float | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> FeatureDataset:
     """Compute the features of all images, or take them from the file that an earlier run has left.
 
-    The file belongs to these images (path, size and time of change of each), these transforms and ``identity``;
-    when one of them changes, another file is made. A damaged file is made anew.
+    The file belongs to these images (path, size, times of change and some bytes of each), these transforms and
+    ``identity``; when one of them changes, another file is made. A damaged file is made anew.
 
     Args:
         dataset (AnomalibDataset): Data set without random transforms.
-        extract (Callable[[torch.Tensor], Sequence[torch.Tensor]]): Features of images ``(B, 3, H, W)`` in [0, 1].
+        extract (Extract): Features of images ``(B, 3, H, W)`` in [0, 1].
         identity (str): What else the features depend on: weights, normalisation.
         folder (Path | None): Where files are kept; ``None`` keeps the features in memory.
+        limit (float | None): Largest size in GB. Defaults to ``None``: on disk nine tenths of the free space.
         batch_size (int): Images at a time. Defaults to ``16``.
         num_workers (int): Processes that read images. Defaults to ``0``.
 
@@ -162,23 +159,33 @@ def cached_features(
         FeatureDataset: The data set with features for images.
 
     Raises:
-        FeatureCacheError: If the features do not fit on the disk, or not into half precision.
+        FeatureCacheError: If the features are larger than the limit, or fit neither on the disk nor into half
+            precision, or if the folder cannot be written.
     """
     if folder is None:
-        length = _length(dataset, extract)
-        array = np.empty((len(dataset), length), np.float16)
-        _announce(array, "in memory")
-        _fill(array, dataset, extract, batch_size, num_workers)
+        shape = (len(dataset), _length(dataset, extract))
+        _announce(shape, "in memory", limit)
+        array = np.empty(shape, np.float16)
+        start = 0
+        for rows in _rows(dataset, extract, batch_size, num_workers):
+            array[start : start + len(rows)] = rows
+            start += len(rows)
         return FeatureDataset(dataset, array)
 
+    remove_unfinished(folder)
     path = folder / f"{_key(dataset, identity)}.npy"
-    stored = _open(path)
-    if stored is None or len(stored) != len(dataset):
-        _build(path, dataset, extract, batch_size, num_workers)
-        stored = _open(path)
+    stored = open_features(path, len(dataset))
+    if stored is None:
+        shape = (len(dataset), _length(dataset, extract))
+        _announce(shape, f"in {path}", limit)
+        write_features(path, shape, _rows(dataset, extract, batch_size, num_workers))
+        stored = open_features(path, len(dataset))
     else:
         rank_zero_info("Frozen features of %d images come from %s.", len(dataset), path)
-    return FeatureDataset(dataset, cast("np.ndarray", stored))
+    if stored is None:
+        msg = f"The features that were just written to {path} cannot be read."
+        raise FeatureCacheError(msg)
+    return FeatureDataset(dataset, stored)
 
 
 def weights_identity(module: nn.Module) -> str:
@@ -202,83 +209,31 @@ def _key(dataset: AnomalibDataset, identity: str) -> str:
     for part in getattr(dataset, "datasets", {"": dataset}).values():
         digest.update(repr(part.augmentations).encode())
     for image_path in dataset.samples.image_path:
-        stat = Path(image_path).stat()
-        digest.update(f"{Path(image_path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+        digest.update(image_identity(Path(image_path)))
     return digest.hexdigest()[:32]
 
 
-def _length(dataset: AnomalibDataset, extract: Callable[[torch.Tensor], Sequence[torch.Tensor]]) -> int:
+def _length(dataset: AnomalibDataset, extract: Extract) -> int:
     image = cast("torch.Tensor", dataset[0].image)
     return flatten_features(extract(image.unsqueeze(0))).shape[1]
 
 
-def _announce(array: np.ndarray, where: str) -> None:
-    rank_zero_info("Keeping the frozen features of %d images %s: %.0f MB.", len(array), where, array.nbytes / 1e6)
-
-
-def _build(
-    path: Path,
-    dataset: AnomalibDataset,
-    extract: Callable[[torch.Tensor], Sequence[torch.Tensor]],
-    batch_size: int,
-    num_workers: int,
-) -> None:
-    length = _length(dataset, extract)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = 2 * length * len(dataset), shutil.disk_usage(path.parent).free
-    if needed > 0.9 * free:
-        msg = f"The features need {needed / 1e9:.1f} GB in {path.parent}, where {free / 1e9:.1f} GB are free."
+def _announce(shape: tuple[int, int], where: str, limit: float | None) -> None:
+    """Say how large the features will be before they are made, and refuse those that are too large."""
+    size = 2e-9 * shape[0] * shape[1]
+    if limit is not None and size > limit:
+        msg = f"The features of {shape[0]} images need {size:.3g} GB, the limit of the cache is {limit:g} GB."
         raise FeatureCacheError(msg)
-    # Several processes may build the same file at the same time; the last one wins, with the same content.
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=(len(dataset), length))
-        _announce(array, f"in {path}")
-        _fill(array, dataset, extract, batch_size, num_workers)
-        array.flush()
-        _checksum_path(path).write_text(json.dumps({"crc32": _checksum(array)}))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    rank_zero_info("Keeping the frozen features of %d images %s: %.3g GB.", shape[0], where, size)
 
 
 @torch.no_grad()
-def _fill(
-    array: np.ndarray,
-    dataset: AnomalibDataset,
-    extract: Callable[[torch.Tensor], Sequence[torch.Tensor]],
-    batch_size: int,
-    num_workers: int,
-) -> None:
+def _rows(dataset: AnomalibDataset, extract: Extract, batch_size: int, num_workers: int) -> Iterator[np.ndarray]:
+    """Features of all images, ``(B, N)`` at a time, half precision."""
     loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=dataset.collate_fn)
-    start = 0
     for batch in track(loader, description="Frozen features"):
         rows = flatten_features(extract(batch.image)).half().cpu()
         if not torch.isfinite(rows).all():
             msg = f"The features of {batch.image_path} do not fit into half precision, or are not finite."
             raise FeatureCacheError(msg)
-        array[start : start + len(rows)] = rows.numpy()
-        start += len(rows)
-
-
-def _open(path: Path) -> np.ndarray | None:
-    try:
-        array = np.load(path, mmap_mode="r")
-        expected = json.loads(_checksum_path(path).read_text())["crc32"]
-    except (OSError, ValueError, KeyError):
-        return None
-    if _checksum(array) != expected:
-        logger.warning("%s is damaged; its features are computed again.", path)
-        return None
-    return array
-
-
-def _checksum_path(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _checksum(array: np.ndarray) -> int:
-    value = 0
-    for rows in np.array_split(array, max(1, array.nbytes // _CHUNK)):
-        value = zlib.crc32(rows.tobytes(), value)
-    return value
+        yield rows.numpy()

@@ -33,7 +33,8 @@ def data(tmp_path, write_category):
     return datamodule
 
 
-def features(images):
+def features(images, num_workers):
+    assert num_workers == 0
     return FeatureDataset(images, np.zeros((len(images), 3), np.float16))
 
 
@@ -58,7 +59,7 @@ class Learner(LightningModule):
 
     def on_fit_start(self):
         if self.kept:
-            TrainingData.of(self.trainer).replace_by_features(self.trainer, features)
+            TrainingData.of(self.trainer).replace_by_features(self.trainer, None, features)
         self._fail("on_fit_start")
 
     def training_step(self, batch, _index):
@@ -76,7 +77,7 @@ class Learner(LightningModule):
 
 
 def fit(tmp_path, model, data, **arguments):
-    arguments = {"max_epochs": 1, "barebones": True, "accelerator": "cpu", **arguments}
+    arguments = {"max_epochs": 2, "barebones": True, "accelerator": "cpu", **arguments}
     trainer = Trainer(default_root_dir=tmp_path, **arguments)
     trainer.fit(model, datamodule=data)
     return trainer
@@ -143,7 +144,7 @@ def test_images_cannot_be_held_out_of_features(data):
     trainer.datamodule = data
     owner = TrainingData.of(trainer)
     held_out = owner.hold_out(trainer, 0.2)
-    owner.replace_by_features(trainer, features)
+    owner.replace_by_features(trainer, None, features)
     assert len(owner.hold_out(trainer, 0.2)) == len(held_out)
     with pytest.raises(RuntimeError, match="ask for them in setup"):
         owner.hold_out(trainer, 0.4)

@@ -10,6 +10,7 @@ from anomalib.engine import Engine
 from anomalib.models import Stfpm
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.backbones import backbone_statistics
@@ -53,6 +54,23 @@ def assert_same_state(first: dict[str, torch.Tensor], second: dict[str, torch.Te
     assert not different
 
 
+def settings(trainer) -> tuple:
+    return trainer.max_epochs, trainer.max_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch
+
+
+def settings_of_a_run(tmp_path, model, data, **arguments) -> tuple:
+    """Limits of epochs and steps, and both intervals of validation, when training begins."""
+    seen = []
+
+    class AtTheStart(Callback):
+        def on_train_start(self, trainer, _module):
+            seen.append(settings(trainer))
+            trainer.should_stop = True
+
+    engine(tmp_path, callbacks=[AtTheStart()], **arguments).fit(model, datamodule=data)
+    return seen[0]
+
+
 class TestLengthOfARun:
     def test_without_a_limit_it_ends_after_the_default(self, tmp_path, build, data):
         run = engine(tmp_path)
@@ -67,18 +85,52 @@ class TestLengthOfARun:
         run.fit(build(), datamodule=data)
         assert run.trainer.global_step == steps
 
-    def test_even_with_the_default_of_lightning(self, tmp_path, build):
-        """1000 epochs is what Lightning sets if nothing is given, and what the paper trains for."""
-        run = engine(tmp_path, max_epochs=1000)
-        run._setup_trainer(build())
-        assert (run.trainer.max_epochs, run.trainer.max_steps) == (1000, -1)
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            # What Lightning sets if nothing is given, and what the paper trains for.
+            ({"max_epochs": 1000}, (1000, -1)),
+            ({"max_epochs": -1, "max_steps": 9}, (-1, 9)),
+            ({"max_time": "00:00:00:30"}, (-1, -1)),
+            # As the command line passes them.
+            ({"max_epochs": None, "max_steps": -1, "max_time": None}, (-1, 4)),
+        ],
+    )
+    def test_which_limit_holds(self, tmp_path, build, data, arguments, expected):
+        assert settings_of_a_run(tmp_path, build(), data, **arguments)[:2] == expected
 
-    def test_arguments_as_the_command_line_passes_them(self, tmp_path, build):
-        run = engine(tmp_path, max_epochs=None, max_steps=-1, max_time=None)
-        run._setup_trainer(build())
-        assert run.trainer.max_steps == 4
+    def test_lightning_says_nothing_of_a_thousand_epochs(self, tmp_path, build, data, recwarn):
+        settings_of_a_run(tmp_path, build(), data)
+        assert not [warning for warning in recwarn if "1000 epochs" in str(warning.message)]
 
-    @pytest.mark.parametrize("arguments", [{}, {"max_steps": 5}])
+    def test_a_second_model_of_an_engine_has_its_own_length(self, tmp_path, build, data):
+        run = engine(tmp_path)
+        steps, paths = [], []
+        for length in (4, 4, 6):
+            run.fit(build(training_steps=length), datamodule=data)
+            steps.append(run.trainer.global_step)
+            paths.append(run.best_model_path)
+        assert steps == [4, 4, 6]
+        assert [torch.load(path, weights_only=True)["global_step"] for path in paths] == [4, 4, 6]
+
+    @pytest.mark.parametrize("failure", [None, ValueError])
+    def test_the_trainer_gets_its_limits_back(self, tmp_path, build, data, failure):
+        class Failing(Callback):
+            def on_train_batch_start(self, *_):
+                if failure is not None:
+                    raise failure
+
+        run = engine(tmp_path, callbacks=[Failing()])
+        try:
+            run.fit(build(), datamodule=data)
+        except ValueError:
+            assert failure is not None
+        assert settings(run.trainer) == (None, -1, 1.0, 1)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [{}, {"max_steps": 5}, {"max_steps": 3, "accumulate_grad_batches": 2}, {"max_steps": 2, "max_epochs": 9}],
+    )
     def test_steps_end_with_a_validation_and_a_checkpoint(self, tmp_path, build, data, arguments):
         """Three batches an epoch: the runs end in the middle of one."""
         validated = []
@@ -96,17 +148,30 @@ class TestLengthOfARun:
         assert saved["global_step"] == steps
         run.test(model, datamodule=data)
 
-    @pytest.mark.parametrize(
-        "arguments", [{"val_check_interval": 2}, {"check_val_every_n_epoch": 2}, {"accumulate_grad_batches": 2}]
-    )
-    def test_validation_as_the_user_says(self, tmp_path, build, arguments):
-        run = engine(tmp_path, max_steps=7, **arguments)
-        run._setup_trainer(build())
-        assert run.trainer.check_val_every_n_epoch == arguments.get("check_val_every_n_epoch", 1)
-        assert run.trainer.val_check_interval == arguments.get("val_check_interval", 1.0)
+    @pytest.mark.parametrize("arguments", [{"val_check_interval": 2}, {"check_val_every_n_epoch": 2}])
+    def test_validation_as_the_user_says(self, tmp_path, build, data, arguments):
+        given = (arguments.get("val_check_interval", 1.0), arguments.get("check_val_every_n_epoch", 1))
+        assert settings_of_a_run(tmp_path, build(), data, max_steps=7, **arguments)[2:] == given
+
+    @pytest.mark.parametrize("limit", [{"max_steps": 25}, {}])
+    def test_what_monitors_sees_every_tenth_of_the_run(self, tmp_path, build, data, limit):
+        never_better = {"monitor": "val_mean_image_auroc", "mode": "max"}
+        stopping = EarlyStopping(**never_better, min_delta=10.0, patience=2)
+        best = ModelCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1, **never_better)
+        run = engine(tmp_path, callbacks=[stopping, best], **limit)
+        run.fit(build(training_steps=25), datamodule=data)
+        assert sorted(path.stem for path in tmp_path.glob("*.ckpt")) == ["step=3", "step=6", "step=9"]
+        assert run.trainer.global_step == 9
+
+    def test_a_monitored_run_is_validated_at_its_end_too(self, tmp_path, build, data):
+        best = ModelCheckpoint(
+            dirpath=tmp_path, filename="{step}", save_top_k=-1, monitor="val_mean_image_auroc", mode="max"
+        )
+        engine(tmp_path, callbacks=[best], max_steps=11).fit(build(), datamodule=data)
+        assert {path.stem for path in tmp_path.glob("*.ckpt")} == {f"step={step}" for step in (2, 4, 6, 8, 10, 11)}
 
     def test_anomalib_still_lets_the_model_overrule_the_user(self, tmp_path):
-        """Fails when anomalib respects the user: then `_given_trainer_arguments` can go."""
+        """Fails when anomalib respects the user: then `trainer_arguments` can say the default length."""
 
         class Stubborn(Stfpm):
             @property

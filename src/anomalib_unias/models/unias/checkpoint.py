@@ -1,18 +1,100 @@
-"""Checks and adaptations of a state dict before it is loaded."""
+"""Checkpoints: what is checked and adapted before one is loaded."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import Compose, Resize
 
+from anomalib_unias.pre_processing import exportable_transform
+
+_SIZE_KEY = "anomalib_unias_image_size"
 _QUERIES = "model.decoder.query.queries"
 _QUERY_POSITION = "model.decoder.query_position"
 
 
 class ArchitectureMismatchError(ValueError):
     """A checkpoint of another architecture than that of the model it is loaded into."""
+
+
+class SizedCheckpoint(nn.Module):
+    """Checkpoints that open at another image size, and without a network.
+
+    A base class to be named before ``AnomalibModule``, whose direct subclasses anomalib takes for models.
+    """
+
+    model: Any
+    hparams: Any
+    pre_processor: Any
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the image size, so that the model can be opened at another one."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        # Not only among the hyper-parameters: Lightning replaces those by the arguments of load_from_checkpoint.
+        checkpoint[_SIZE_KEY] = list(self.model.image_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore a checkpoint of the same architecture, also one of another image size.
+
+        Args:
+            checkpoint (dict[str, Any]): Lightning checkpoint.
+
+        Raises:
+            ArchitectureMismatchError: If it does not belong to this architecture.
+        """
+        own_pre_processor = self.pre_processor
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        saved_size = checkpoint.get(_SIZE_KEY)
+        if saved_size is not None and tuple(saved_size) != self.model.image_size:
+            stride = self.model.backbone.strides[-1]
+            saved_grid = (saved_size[0] // stride, saved_size[1] // stride)
+            resize_positions(
+                checkpoint["state_dict"], saved_grid, self.model.decoder.grid, self.hparams["channel_branch"]
+            )
+            if isinstance(own_pre_processor, PreProcessor):
+                # Loading a checkpoint has put back the size it was trained with.
+                self.pre_processor = _resized(own_pre_processor, self.model.image_size)
+        check_architecture(self, checkpoint, self.hparams)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Rebuild a trained model. The backbone is in the checkpoint: nothing is downloaded.
+
+        Args:
+            checkpoint_path (str | Path): Lightning checkpoint.
+            map_location (Any): See ``torch.load``. Defaults to ``None``.
+            hparams_file (str | Path | None): Not needed. Defaults to ``None``.
+            strict (bool | None): Whether keys must match. Defaults to ``None``.
+            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
+            **kwargs (Any): Constructor arguments to replace, e.g. ``image_size``.
+
+        Returns:
+            UniAS: The model.
+
+        Raises:
+            ArchitectureMismatchError: If the checkpoint belongs to another architecture.
+        """
+        kwargs.setdefault("pre_trained", False)
+        return super().load_from_checkpoint(  # type: ignore[misc]
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=weights_only,
+            **kwargs,
+        )
 
 
 def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> None:
@@ -77,3 +159,14 @@ def resize_positions(
         image = table.view(banks, *old_grid, -1).permute(0, 3, 1, 2)
         resized = interpolate(image, size=new_grid, mode="bicubic", align_corners=False)
         state_dict[key] = resized.permute(0, 2, 3, 1).reshape(-1, table.shape[1])
+
+
+def _resized(pre_processor: PreProcessor, size: tuple[int, int]) -> PreProcessor:
+    """The same transforms, resizing to another height and width."""
+    transforms = [
+        Resize(list(size), interpolation=step.interpolation, antialias=step.antialias)
+        if isinstance(step, Resize)
+        else step
+        for step in cast("Compose", pre_processor.transform).transforms
+    ]
+    return PreProcessor(transform=exportable_transform(Compose(transforms)))

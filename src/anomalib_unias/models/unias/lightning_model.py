@@ -3,64 +3,50 @@
 Paper: Towards Accurate Unified Anomaly Segmentation, WACV 2025, https://arxiv.org/abs/2501.12295.
 """
 
-import inspect
-import logging
 import math
 from collections.abc import Sequence
-from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch, ImageBatch
+from anomalib.data import AnomalibDataset, Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from platformdirs import user_cache_path
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Normalize
 
 from anomalib_unias.backbones import backbone_statistics
-from anomalib_unias.callbacks import FlushDenormals, TrainingData
+from anomalib_unias.callbacks import ExactResume, FlushDenormals, RunLength, TrainingData
 from anomalib_unias.data.depth_check import DepthCheck
-from anomalib_unias.data.feature_cache import (
-    FeatureCacheError,
-    cached_features,
-    is_deterministic,
-    weights_identity,
-)
+from anomalib_unias.data.feature_cache import FeatureDataset, cached_features, weights_identity
+from anomalib_unias.data.feature_files import feature_folder
 from anomalib_unias.metrics import UnifiedEvaluator
-from anomalib_unias.metrics.collection import of_all_processes
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
-from anomalib_unias.pre_processing import ExportableResize, exportable_transform
+from anomalib_unias.pre_processing import ExportableResize
 
-from .checkpoint import check_architecture, resize_positions
+from .checkpoint import SizedCheckpoint
 from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
-from .components.principal_components import start_from_principal_components
 from .export import QuantizableExport
 from .loss import UniASLoss
+from .map_weights import MapWeights
+from .statistics import learn_statistics
 from .torch_model import FeatureScaling, ImageScore, UniASModel
-
-logger = logging.getLogger(__name__)
 
 LRSchedule = Literal["step", "one_cycle"]
 FeatureCache = Literal["disk", "memory", "off"]
 
 _DEFAULT_SIZE = (224, 224)
-_SCALING_BATCHES = 32
-_COMPONENT_BATCHES = 8
-_RNG_KEY = "anomalib_unias_rng_state"
-_SIZE_KEY = "anomalib_unias_image_size"
 
 
-class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
+class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One model that segments the anomalies of many products.
 
     The features of a frozen network are reconstructed by a multi-level hybrid decoder that has only seen
@@ -116,11 +102,14 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         gradient_clip_norm (float): Total gradient norm, unless the trainer has its own ``gradient_clip_val``.
             Defaults to ``0.1``.
         training_steps (int): Length of a run for which the trainer is given none of ``max_steps``,
-            ``max_epochs`` and ``max_time``. Defaults to ``10_000``.
+            ``max_epochs`` and ``max_time``. A run that ends by steps is validated at its end, and every tenth of it
+            if a callback monitors it, unless the trainer is told another interval. Defaults to ``10_000``.
         feature_cache (FeatureCache): Where the features of the training images are kept after they have been
             computed once: ``"disk"``, a file below the cache folder of the user, ``"memory"``, or ``"off"``. Random
-            augmentations, and runs that are too short to see every image, switch it off.
-            Defaults to ``"disk"``.
+            augmentations or pre-processors, and runs that are too short to see every image, switch it off. Where
+            they cannot be kept, a warning says so and training goes on without. Defaults to ``"disk"``.
+        feature_cache_limit (float | None): Largest size of these features in GB; larger ones are computed in every
+            step. Defaults to ``None``: on disk nine tenths of the free space, in memory no limit.
         pre_processor (PreProcessor | bool): Defaults to ``True``: resize, and the statistics of the backbone.
         post_processor (PostProcessor | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``.
@@ -162,6 +151,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         level_weights: Sequence[float] | None = None,
         prototypes: int = 0,
         score_weight: float = 0.0,
+        synthetic_defects: int = 0,
         principal_component_start: bool = False,
         image_score: ImageScore = "max",
         flatten_cosine: bool = False,
@@ -171,6 +161,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         gradient_clip_norm: float = 0.1,
         training_steps: int = 10_000,
         feature_cache: FeatureCache = "disk",
+        feature_cache_limit: float | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -191,8 +182,10 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             msg = f"feature_cache must be 'disk', 'memory' or 'off', got {feature_cache!r}."
             raise ValueError(msg)
         self.feature_cache = feature_cache
+        self.feature_cache_limit = feature_cache_limit
         # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self._resolve_image_size(image_size)
+        self.synthetic_defects = synthetic_defects
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
@@ -223,10 +216,10 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             level_weights=level_weights,
             prototypes=prototypes,
             score_weight=score_weight,
+            learned_weights=synthetic_defects > 0,
             image_score=image_score,
         )
         self.loss = UniASLoss(flatten_cosine=flatten_cosine)
-        self._resumed_rng_state: torch.Tensor | None = None
 
     @staticmethod
     def configure_pre_processor(
@@ -262,6 +255,18 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         """
         return UnifiedEvaluator()
 
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that the model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+        # No hook comes before Lightning replaces a missing limit by 1000 epochs.
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            RunLength.of(trainer).begin(trainer, self, self.training_steps)
+
     def configure_callbacks(self) -> list[Callback]:
         """What happens around the training.
 
@@ -269,7 +274,9 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             list[Callback]: The parts of the model that are callbacks, and those of this package.
         """
         parts = cast("Sequence[Callback]", super().configure_callbacks())
-        return [*parts, DepthCheck(), FlushDenormals()]
+        # Before the post-processor, which takes statistics of the maps.
+        weights = [MapWeights(self.synthetic_defects)] if self.synthetic_defects else []
+        return [*weights, *parts, DepthCheck(), FlushDenormals(), ExactResume()]
 
     def on_fit_start(self) -> None:
         """Refuse an empty training set, and compute the frozen features of the others once.
@@ -277,109 +284,37 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         Raises:
             ValueError: If there is no image to learn from.
         """
-        self._check_training_set()
-        self._cache_features()
+        training_data = TrainingData.of(self.trainer)
+        training_data.require_images(self.trainer)
+        if self.feature_cache != "off":
+            training_data.replace_by_features(self.trainer, self.pre_processor, self._cache_features)
 
-    def _check_training_set(self) -> None:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        dataset = getattr(datamodule, "train_data", None)
-        if datamodule is not None and dataset is not None and len(dataset) == 0:
-            msg = (
-                f"The training set of {datamodule.name} is empty: expected normal images to learn "
-                "from. Check its root, category and split arguments."
-            )
-            raise ValueError(msg)
-
-    def _cache_features(self) -> None:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        dataset = getattr(datamodule, "train_data", None)
-        if self.feature_cache == "off" or dataset is None or not is_deterministic(dataset):
-            return
-        if self._images_to_see(datamodule) <= len(dataset):
-            return
-        folder = user_cache_path("anomalib_unias") / "features" if self.feature_cache == "disk" else None
+    def _cache_features(self, images: AnomalibDataset, num_workers: int) -> FeatureDataset:
         backbone = self.model.backbone
-        identity = f"{weights_identity(backbone)} {backbone.levels} {backbone.strides} {self.pre_processor}"
-        with torch.random.fork_rng():
-            try:
-                TrainingData.of(self.trainer).replace_by_features(
-                    self.trainer,
-                    lambda images: cached_features(
-                        images, self._frozen_features, identity, folder=folder, num_workers=datamodule.num_workers
-                    ),
-                )
-            except FeatureCacheError as error:
-                logger.warning("%s Training computes them in every step instead.", error)
+        return cached_features(
+            images,
+            self.frozen_features,
+            f"{weights_identity(backbone)} {backbone.levels} {backbone.strides} {self.pre_processor}",
+            folder=feature_folder() if self.feature_cache == "disk" else None,
+            limit=self.feature_cache_limit,
+            num_workers=num_workers,
+        )
 
-    def _frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Features of the frozen network.
+
+        Args:
+            images (torch.Tensor): ``(B, 3, H, W)`` in [0, 1], of any size if there is a pre-processor.
+
+        Returns:
+            list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.
+        """
         images = images.to(self.device)
         return self.model.backbone(self.pre_processor(images) if self.pre_processor else images)
 
-    def _images_to_see(self, datamodule: Any) -> float:
-        """Number of images that the run draws, repeated ones included, as far as it is known."""
-        trainer = self.trainer
-        seen = math.inf
-        if trainer.max_steps not in {-1, None}:
-            seen = (
-                trainer.max_steps * datamodule.train_batch_size * trainer.accumulate_grad_batches * trainer.world_size
-            )
-        if trainer.max_epochs not in {-1, None}:
-            limit = trainer.limit_train_batches
-            images = len(datamodule.train_data)
-            epoch = limit * datamodule.train_batch_size if isinstance(limit, int) else images * limit
-            seen = min(seen, trainer.max_epochs * min(epoch, images))
-        return seen
-
-    def on_train_epoch_start(self) -> None:
-        """Go on with the random numbers of a resumed run where the interrupted run would have."""
-        if self._resumed_rng_state is None:
-            return
-        torch.set_rng_state(self._resumed_rng_state)
-        self._resumed_rng_state = None
-        loop = self.trainer.fit_loop
-        if loop._data_fetcher is not None and (loop.is_resuming or loop.restarting):
-            # Lightning has drawn the order of images before it could be told the state, and would not again.
-            iter(loop._data_fetcher)
-
     def on_train_start(self) -> None:
         """Take what is learnt from statistics of training images, once."""
-        self._learn_statistics()
-
-    def _learn_statistics(self) -> None:
-        """Scale the features, choose prototypes, and start from principal components."""
-        scaler, prototypes = self.model.scaler, self.model.prototypes
-        scales = scaler is not None and not scaler.fitted
-        chooses = prototypes is not None and not prototypes.fitted
-        starts = self.principal_component_start and self.trainer.global_step == 0
-        if not (scales or chooses or starts):
-            return
-        loader: Any = self.trainer.train_dataloader or ()
-        sums = [torch.zeros(count, device=self.device) for count in self.model.backbone.channels]
-        batches, examples, places = 0, [], []
-        with torch.random.fork_rng(), torch.no_grad():
-            for batch in islice(loader, None if chooses else _SCALING_BATCHES):
-                features = self._stored_features(batch) or self._frozen_features(batch.image)
-                for total, feature in zip(sums, features, strict=True):
-                    total += feature.square().mean(dim=(0, 2, 3))
-                if batches < _COMPONENT_BATCHES:
-                    examples.append(features)
-                if prototypes is not None and chooses:
-                    images = len(loader) * len(features[0]) * self.trainer.world_size
-                    places.append(prototypes.sample(features, images).cpu())
-                batches += 1
-            if scaler is not None and scales:
-                means = (self.trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
-                scaler.fit([torch.as_tensor(mean) for mean in means])
-            if prototypes is not None and chooses:
-                prototypes.fit(torch.cat(of_all_processes(torch.cat(places))).to(self.device))
-                # Each process has drawn another first one.
-                prototypes.load_state_dict(self.trainer.strategy.broadcast(prototypes.state_dict()))
-            if starts:
-                inputs, targets = self.model.decoder_inputs([torch.cat(level) for level in zip(*examples, strict=True)])
-                start_from_principal_components(self.model.decoder, inputs, targets)
-                # Every process has seen other images.
-                state = self.trainer.strategy.broadcast(self.model.decoder.state_dict())
-                self.model.decoder.load_state_dict(state)
+        learn_statistics(self)
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Reconstruct the features of normal images.
@@ -397,7 +332,7 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         """
         del args, kwargs
         targets, reconstructions = self.model.reconstruct(
-            self._stored_features(batch) or self.model.backbone(batch.image)
+            self.stored_features(batch) or self.model.backbone(batch.image)
         )
         loss = self.loss(targets, reconstructions)
         if not torch.isfinite(loss):
@@ -409,7 +344,15 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(targets[0]))
         return {"loss": loss}
 
-    def _stored_features(self, batch: ImageBatch) -> list[torch.Tensor] | None:
+    def stored_features(self, batch: ImageBatch) -> list[torch.Tensor] | None:
+        """Features that stand for the images of a batch.
+
+        Args:
+            batch (ImageBatch): A batch of the training.
+
+        Returns:
+            list[torch.Tensor] | None: ``(B, C_l, H_l, W_l)`` for each level; ``None`` if the batch holds images.
+        """
         rows = getattr(batch, "features", None)
         return None if rows is None else self.model.backbone.unflatten(rows.to(self.device), self.model.image_size)
 
@@ -463,95 +406,14 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             gradient_clip_val, gradient_clip_algorithm = self.gradient_clip_norm, "norm"
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the random numbers, so that a resumed run goes on as if it had not stopped."""
-        super().on_save_checkpoint(checkpoint)
-        # Not only among the hyper-parameters: Lightning replaces those by the arguments of load_from_checkpoint.
-        checkpoint[_SIZE_KEY] = list(self.model.image_size)
-        checkpoint[_RNG_KEY] = torch.get_rng_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore a checkpoint of the same architecture, also one of another image size.
-
-        Args:
-            checkpoint (dict[str, Any]): Lightning checkpoint.
-
-        Raises:
-            ArchitectureMismatchError: If it does not belong to this architecture.
-        """
-        own_pre_processor = self.pre_processor
-        super().on_load_checkpoint(checkpoint)
-        saved_size = checkpoint.get(_SIZE_KEY)
-        if saved_size is not None and tuple(saved_size) != self.model.image_size:
-            stride = self.model.backbone.strides[-1]
-            saved_grid = (saved_size[0] // stride, saved_size[1] // stride)
-            resize_positions(
-                checkpoint["state_dict"], saved_grid, self.model.decoder.grid, self.hparams["channel_branch"]
-            )
-            if isinstance(own_pre_processor, PreProcessor):
-                self._resize_pre_processor(own_pre_processor)
-        check_architecture(self, checkpoint, self.hparams)
-        self._resumed_rng_state = checkpoint.get(_RNG_KEY)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # as anomalib's own override
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool = True,
-        **kwargs: Any,
-    ) -> "UniAS":
-        """Rebuild a trained model. The backbone is in the checkpoint: nothing is downloaded.
-
-        Args:
-            checkpoint_path (str | Path): Lightning checkpoint.
-            map_location (Any): See ``torch.load``. Defaults to ``None``.
-            hparams_file (str | Path | None): Not needed. Defaults to ``None``.
-            strict (bool | None): Whether keys must match. Defaults to ``None``.
-            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
-            **kwargs (Any): Constructor arguments to replace, e.g. ``image_size``.
-
-        Returns:
-            UniAS: The model.
-
-        Raises:
-            ArchitectureMismatchError: If the checkpoint belongs to another architecture.
-        """
-        kwargs.setdefault("pre_trained", False)
-        model = super().load_from_checkpoint(
-            checkpoint_path,
-            map_location=map_location,
-            hparams_file=hparams_file,
-            strict=strict,
-            weights_only=weights_only,
-            **kwargs,
-        )
-        return cast("UniAS", model)
-
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments: the default length of a run, and when to validate, where the user has not said.
-
-        A run that is limited by steps is validated when they are done, so that thresholds and the checkpoint
-        belong to the final weights; Lightning would validate at the end of the last complete epoch.
+        """No limit of the run: it would replace that of the user, see :class:`RunLength`.
 
         Returns:
             dict[str, Any]: Arguments that anomalib's Engine sets on the trainer.
         """
-        given = _given_trainer_arguments()
-        arguments: dict[str, Any] = {"num_sanity_val_steps": 0}
-        if any(given.get(name) is not None for name in ("max_epochs", "max_time")):
-            return arguments
-        steps = given.get("max_steps", -1)
-        if steps in {-1, None}:
-            steps = arguments["max_steps"] = self.training_steps
-        # Lightning counts the interval in batches, which are steps only without gradient accumulation.
-        defaults = {"val_check_interval": None, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1}
-        if all(given.get(name, default) == default for name, default in defaults.items()):
-            arguments |= {"val_check_interval": steps, "check_val_every_n_epoch": None}
-        return arguments
+        return {"num_sanity_val_steps": 0}
 
     @property
     def learning_type(self) -> LearningType:
@@ -572,29 +434,3 @@ class UniAS(QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightni
             raise ValueError(msg)
         height, width = image_size or found or _DEFAULT_SIZE
         return int(height), int(width)
-
-    def _resize_pre_processor(self, pre_processor: PreProcessor) -> None:
-        """Keep the size of this model: loading a checkpoint has put back the size it was trained with."""
-        size = list(self.model.image_size)
-        transforms = [
-            Resize(size, interpolation=step.interpolation, antialias=step.antialias)
-            if isinstance(step, Resize)
-            else step
-            for step in cast("Compose", pre_processor.transform).transforms
-        ]
-        self.pre_processor = PreProcessor(transform=exportable_transform(Compose(transforms)))
-
-
-def _given_trainer_arguments() -> dict[str, Any]:
-    """The trainer arguments of the user, which anomalib's Engine is about to complete.
-
-    In anomalib 2.7.0 what a model returns as ``trainer_arguments`` replaces what the user has given, and a
-    model is not told what that was: without looking at the caller, a default could not give way.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        given = getattr(frame.f_locals.get("self"), "_cached_args", None)
-        if isinstance(given, dict):
-            return given
-        frame = frame.f_back
-    return {}

@@ -1,0 +1,152 @@
+"""How long a run is, and when it is validated, where the user has not said."""
+
+import copy
+import math
+import weakref
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.loops.utilities import _reset_progress
+
+from .shared import shared_callback
+
+VALIDATIONS = 10
+"""Validations of a run that ends by steps, if a callback monitors it."""
+
+
+class RunLength(Callback):
+    """Gives a run its default length, and validates it at its end.
+
+    What a model of anomalib 2.7.0 returns as ``trainer_arguments`` replaces what the user has given, without the model
+    being told what that was. Therefore the model returns no limit, and the trainer gets one here for a single run, if
+    it was given none of ``max_steps``, ``max_epochs`` and ``max_time``.
+
+    Lightning validates at the end of epochs, and a run that ends by steps seldom ends there: its thresholds and its
+    checkpoint would belong to older weights. Such a run is validated when its steps are done, and, if a callback
+    monitors something (``EarlyStopping``, ``ModelCheckpoint``), after every tenth of it too. A user who has set
+    ``val_check_interval`` or ``check_val_every_n_epoch`` decides alone.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[str, Any] | None = None
+        self._model: weakref.ref[LightningModule] | None = None
+        self._unused: list[tuple[Callback, dict[str, Any]]] = []
+        self._validates_at_end = False
+
+    @staticmethod
+    def of(trainer: Trainer) -> "RunLength":
+        """What decides on the length of the runs of a trainer.
+
+        Args:
+            trainer (Trainer): Any trainer.
+
+        Returns:
+            RunLength: Always the same one.
+        """
+        return shared_callback(trainer, RunLength)
+
+    def begin(self, trainer: Trainer, model: LightningModule, steps: int) -> None:
+        """Set what the user has not set, until the run ends.
+
+        Args:
+            trainer (Trainer): That is given the model to fit. It has not looked at its limits yet: where
+                ``max_epochs`` is ``None`` it will set 1000.
+            model (LightningModule): The model.
+            steps (int): Default length of its run, in steps of the optimiser.
+        """
+        self._end(trainer)  # of a run that failed before its callbacks were called
+        self._begin_anew(trainer, model)
+        loop = trainer.fit_loop
+        self._given = {
+            "max_steps": loop.epoch_loop.max_steps,
+            "max_epochs": loop.max_epochs,
+            "val_check_interval": trainer.val_check_interval,
+            "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
+        }
+        timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if loop.epoch_loop.max_steps == -1 and loop.max_epochs is None and not timed:
+            loop.epoch_loop.max_steps = steps
+        self._plan_validations(trainer, only_steps=loop.max_epochs in {None, -1} and not timed)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Have the last step of a run validated."""
+        del args, kwargs
+        if self._validates_at_end and trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            trainer.val_check_batch = 1
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the trainer its limits back: Lightning does not tear down after an error."""
+        del pl_module, exception
+        self._end(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the trainer its limits back."""
+        del pl_module, stage
+        self._end(trainer)
+
+    def _plan_validations(self, trainer: Trainer, *, only_steps: bool) -> None:
+        timed = getattr(trainer, "_val_check_time_interval", None) is not None
+        default = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+        self._validates_at_end = default and not timed
+        if not self._validates_at_end or not only_steps or trainer.max_steps == -1:
+            return
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        monitored = any(getattr(callback, "monitor", None) is not None for callback in callbacks)
+        interval = -(-trainer.max_steps // VALIDATIONS) if monitored else trainer.max_steps
+        # Lightning counts the interval in batches, which are steps only without gradient accumulation.
+        trainer.val_check_interval = max(1, interval * trainer.accumulate_grad_batches)
+        trainer.check_val_every_n_epoch = None
+
+    def _end(self, trainer: Trainer) -> None:
+        if self._given is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._given["max_steps"]
+            trainer.fit_loop.max_epochs = self._given["max_epochs"]
+            trainer.val_check_interval = self._given["val_check_interval"]
+            trainer.check_val_every_n_epoch = self._given["check_val_every_n_epoch"]
+        self._given, self._validates_at_end = None, False
+
+    def _begin_anew(self, trainer: Trainer, model: LightningModule) -> None:
+        """Let a trainer that has trained another model count from zero, and forget that model's checkpoints."""
+        if self._model is None:
+            self._unused = [
+                (callback, copy.deepcopy(callback.state_dict()))
+                for callback in trainer.callbacks  # type: ignore[attr-defined]
+                if isinstance(callback, EarlyStopping | ModelCheckpoint)
+            ]
+        elif self._model() is not model:
+            _reset_progress(trainer.fit_loop)
+            trainer.fit_loop.epoch_loop._batches_that_stepped = 0
+            for callback, state in self._unused:
+                _forget(callback, state)
+        self._model = weakref.ref(model)
+
+
+def _forget(callback: Callback, state: dict[str, Any]) -> None:
+    """Put a callback back to its state before its first run."""
+    if isinstance(callback, ModelCheckpoint):
+        # The folder is chosen in the first run, if the user has not; Lightning loads no state of another one.
+        state = {**state, "dirpath": callback.dirpath}
+        callback._last_global_step_saved = 0
+    callback.load_state_dict(copy.deepcopy(state))
+
+
+def images_to_see(trainer: Trainer, batch_size: int, images: int) -> float:
+    """Number of images that a run draws, repeated ones included.
+
+    Args:
+        trainer (Trainer): At the start of the run.
+        batch_size (int): Images of a batch.
+        images (int): Number of training images.
+
+    Returns:
+        float: Infinite if neither steps nor epochs are limited.
+    """
+    seen = math.inf
+    if trainer.max_steps not in {-1, None}:
+        seen = trainer.max_steps * batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    if trainer.max_epochs not in {-1, None}:
+        limit = trainer.limit_train_batches
+        epoch = limit * batch_size if isinstance(limit, int) else images * limit
+        seen = min(seen, trainer.max_epochs * min(epoch, images))
+    return seen

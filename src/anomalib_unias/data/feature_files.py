@@ -1,0 +1,202 @@
+"""Files of features: written whole or not at all, found again only if nothing has changed, listed and removed."""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 4096
+"""Bytes at the beginning and at the end of an image that tell it from another one."""
+_ABANDONED = 600
+"""Seconds without a change after which an unfinished file is taken for that of a killed run."""
+_CHUNK = 2**24
+_CHECKSUM_BYTES = 4
+_FREE_SHARE = 0.9
+
+
+class FeatureCacheError(RuntimeError):
+    """Features that cannot be kept: no space, no permission, or values that half precision cannot hold."""
+
+
+def feature_folder() -> Path:
+    """Folder of the files, below the cache folder of the user.
+
+    Returns:
+        Path: It need not exist.
+    """
+    return user_cache_path("anomalib_unias") / "features"
+
+
+def image_identity(path: Path) -> bytes:
+    """What changes when an image does: path, size, times, and some of its bytes.
+
+    Size and time of modification are kept by some tools that change a file, the time of change is no such thing on
+    Windows, and reading all bytes would take as long as reading the images.
+
+    Args:
+        path (Path): Image file.
+
+    Returns:
+        bytes: Digest.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        digest.update(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|".encode())
+        digest.update(file.read(_SAMPLE))
+        file.seek(max(0, stat.st_size - _SAMPLE))
+        digest.update(file.read(_SAMPLE))
+    return digest.digest()
+
+
+def open_features(path: Path, rows: int) -> np.ndarray | None:
+    """Open a file that :func:`write_features` has written.
+
+    Args:
+        path (Path): File.
+        rows (int): Expected number of rows.
+
+    Returns:
+        np.ndarray | None: ``(rows, N)``, half precision, memory-mapped; ``None`` if there is no file, or a damaged
+            one, which is named in a warning.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(_CHECKSUM_BYTES, path.stat().st_size), os.SEEK_END)
+            expected = file.read()
+    except OSError:
+        return None
+    try:
+        array = np.load(path, mmap_mode="r")
+        intact = array.ndim == 2 and len(array) == rows and array.dtype == np.float16
+        intact = intact and _checksum(array).to_bytes(_CHECKSUM_BYTES, "little") == expected
+    except Exception:  # numpy raises nearly anything for a damaged header
+        intact = False
+    if not intact:
+        logger.warning("%s is damaged; its features are computed again.", path)
+        return None
+    return array
+
+
+def write_features(path: Path, shape: tuple[int, int], parts: Iterable[np.ndarray]) -> None:
+    """Write features into a file that appears when it is complete.
+
+    The checksum is in the file itself, behind the array: of several processes that write the same file at the same
+    time, the last one replaces content and checksum at once.
+
+    Args:
+        path (Path): File; its folder is made.
+        shape (tuple[int, int]): Number of images, and of values of each.
+        parts (Iterable[np.ndarray]): Rows, half precision, some at a time.
+
+    Raises:
+        FeatureCacheError: If there is not enough space, or the folder cannot be written.
+    """
+    folder = path.parent
+    with _refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_space(folder, 2 * shape[0] * shape[1])
+        descriptor, name = tempfile.mkstemp(".tmp", f"{path.stem}.", folder)
+    unfinished = Path(name)
+    try:
+        try:
+            checksum = 0
+            with _refusals(folder):
+                header = _header(shape)
+                _reserve(descriptor, len(header) + 2 * shape[0] * shape[1] + _CHECKSUM_BYTES)
+                _write(descriptor, header)
+            for rows in parts:
+                content = np.ascontiguousarray(rows, np.float16).tobytes()
+                checksum = zlib.crc32(content, checksum)
+                with _refusals(folder):
+                    _write(descriptor, content)
+            with _refusals(folder):
+                _write(descriptor, checksum.to_bytes(_CHECKSUM_BYTES, "little"))
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with _refusals(folder):
+            unfinished.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs have left.
+
+    Args:
+        folder (Path): It need not exist.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.glob("*.tmp"):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
+
+
+def cache_files(folder: Path) -> list[tuple[Path, int]]:
+    """All files of the cache, finished or not.
+
+    Args:
+        folder (Path): It need not exist.
+
+    Returns:
+        list[tuple[Path, int]]: Files and their sizes in bytes, by name.
+    """
+    return [(path, path.stat().st_size) for path in sorted(folder.glob("*")) if path.is_file()]
+
+
+@contextlib.contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Name the folder where the file system refuses something."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"Features cannot be kept in {folder}: {error}."
+        raise FeatureCacheError(msg) from error
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > _FREE_SHARE * free:
+        msg = f"The features need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free."
+        raise FeatureCacheError(msg)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the space now, rather than find the disk full when most features are computed."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    header = io.BytesIO()
+    kind = np.lib.format.dtype_to_descr(np.dtype(np.float16))
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """Write without a buffer, which would still be written when the file is closed after an error."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _checksum(array: np.ndarray) -> int:
+    value = 0
+    for rows in np.array_split(array, max(1, array.nbytes // _CHUNK)):
+        value = zlib.crc32(rows.tobytes(), value)
+    return value

@@ -1,0 +1,57 @@
+"""What a model takes from statistics of training images before its first step."""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from anomalib_unias.metrics.collection import of_all_processes
+
+from .components.principal_components import start_from_principal_components
+
+if TYPE_CHECKING:
+    from .lightning_model import UniAS
+
+_SCALING_BATCHES = 32
+_COMPONENT_BATCHES = 8
+
+
+def learn_statistics(module: "UniAS") -> None:
+    """Scale the features, choose prototypes, and start from principal components, each of them once.
+
+    Args:
+        module (UniAS): At the start of its training; in place.
+    """
+    scaler, prototypes, trainer = module.model.scaler, module.model.prototypes, module.trainer
+    scales = scaler is not None and not scaler.fitted
+    chooses = prototypes is not None and not prototypes.fitted
+    starts = module.principal_component_start and trainer.global_step == 0
+    if not (scales or chooses or starts):
+        return
+    loader: Any = trainer.train_dataloader or ()
+    sums = [torch.zeros(count, device=module.device) for count in module.model.backbone.channels]
+    batches, examples, places = 0, [], []
+    with torch.random.fork_rng(), torch.no_grad():
+        for batch in islice(loader, None if chooses else _SCALING_BATCHES):
+            features = module.stored_features(batch) or module.frozen_features(batch.image)
+            for total, feature in zip(sums, features, strict=True):
+                total += feature.square().mean(dim=(0, 2, 3))
+            if batches < _COMPONENT_BATCHES:
+                examples.append(features)
+            if prototypes is not None and chooses:
+                images = len(loader) * len(features[0]) * trainer.world_size
+                places.append(prototypes.sample(features, images).cpu())
+            batches += 1
+        if scaler is not None and scales:
+            means = (trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
+            scaler.fit([torch.as_tensor(mean) for mean in means])
+        if prototypes is not None and chooses:
+            prototypes.fit(torch.cat(of_all_processes(torch.cat(places))).to(module.device))
+            # Each process has drawn another first one.
+            prototypes.load_state_dict(trainer.strategy.broadcast(prototypes.state_dict()))
+        if starts:
+            inputs, targets = module.model.decoder_inputs([torch.cat(level) for level in zip(*examples, strict=True)])
+            start_from_principal_components(module.model.decoder, inputs, targets)
+            # Every process has seen other images.
+            state = trainer.strategy.broadcast(module.model.decoder.state_dict())
+            module.model.decoder.load_state_dict(state)
