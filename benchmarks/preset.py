@@ -22,4 +22,5 @@ def lite_arguments() -> dict[str, Any]:
 def make_up_prototypes(model: UniASModel) -> None:
     """Give a model without training as many prototypes as it has: a runtime compares with equal ones only once."""
     if model.prototypes is not None:
-        model.prototypes.fit(torch.randn(len(model.prototypes.prototypes), len(model.prototypes.mean)))
+        views = model.prototypes.views.values()
+        model.prototypes.fit([torch.randn(len(view.prototypes) + 1, len(view.mean)) for view in views])

@@ -107,13 +107,6 @@ def test_image_scores_come_from_the_map():
         torch.testing.assert_close(prediction.pred_score, expected(prediction.anomaly_map.flatten(1)))
 
 
-def test_map_weighted_by_the_image_score():
-    plain, weighted = build().eval()(IMAGES), build(score_weight=0.5).eval()(IMAGES)
-    torch.testing.assert_close(weighted.pred_score, plain.pred_score)
-    expected = plain.anomaly_map * plain.pred_score.sqrt().view(-1, 1, 1, 1)
-    torch.testing.assert_close(weighted.anomaly_map, expected)
-
-
 def test_eval_is_deterministic_and_training_is_not():
     model = build().eval()
     assert torch.equal(model(IMAGES).anomaly_map, model(IMAGES).anomaly_map)
@@ -181,7 +174,6 @@ def test_gradients_come_from_every_level_of_the_loss():
         ({"hidden_dim": 30}, ValueError, "divisible by 4"),
         ({"local_block": "cnn"}, ValueError, "'mgg', 'light', 'ungated', 'conv' or 'none'"),
         ({"reconstruction_head": "mlp"}, ValueError, "resize"),
-        ({"score_weight": -1}, ValueError, "score_weight"),
         ({"image_score": "mean"}, ValueError, "'max', 'std' or 'top'"),
         ({"backbone": "vit_tiny_patch16_224"}, ValueError, "."),
     ],

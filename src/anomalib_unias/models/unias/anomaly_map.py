@@ -15,7 +15,8 @@ from .components.feature_filter import gaussian_blur
 class AnomalyMapGenerator(nn.Module):
     """Multiply the cosine distances of all levels.
 
-    Each distance is resized to half the image size and smoothed, the deeper the level the less.
+    Each distance is resized to half the image size and smoothed, the deeper the level the less. Distances to prototypes
+    count by their geometric mean; their product with the others is smoothed once more.
 
     Args:
         patch_sizes (Sequence[int]): Feature pixels of each reconstructed level per token, shallow to deep.
@@ -48,35 +49,34 @@ class AnomalyMapGenerator(nn.Module):
         self.smoothers = nn.ModuleList(
             gaussian_blur(kernel / 3, kernel, channels=1) if blur else nn.Identity() for kernel in kernels
         )
+        # That of PatchCore, 4 pixels of the image.
+        self.prototype_smoother = gaussian_blur(2.0, 13, channels=1)
 
     def forward(
         self,
         targets: Sequence[torch.Tensor],
         reconstructions: Sequence[torch.Tensor],
-        distance: torch.Tensor | None = None,
+        distances: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
         """Compute the anomaly map.
 
         Args:
             targets (Sequence[torch.Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level, shallow to deep.
             reconstructions (Sequence[torch.Tensor]): The same shapes.
-            distance (torch.Tensor | None): Distance to the prototypes ``(B, 1, h, w)``, in [0, 2]. Defaults to
-                ``None``.
+            distances (Sequence[torch.Tensor]): Distances to prototypes ``(B, 1, h, w)``, positive. Defaults to none.
 
         Returns:
-            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** sum of the weights]; with a distance, whose weight is that of
-            all levels together, the square root of the product.
+            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** sum of the weights]; with distances times their geometric mean.
         """
         maps = self.level_maps(targets, reconstructions)
-        weights = self.weights
-        if distance is not None:
-            maps.append(_resized(distance, self.product_size))
-            weights = (*(weight / 2 for weight in weights), sum(weights) / 2)
+        maps += [_resized(distance, self.product_size) for distance in distances]
+        weights = self.weights + (1 / max(1, len(distances)),) * len(distances)
         weighted = [
-            level_map if weight == 1 else level_map.clamp_min(0) ** weight
-            for level_map, weight in zip(maps, weights, strict=True)
+            one if weight == 1 else one.clamp_min(0) ** weight for one, weight in zip(maps, weights, strict=True)
         ]
         product = reduce(mul, weighted)
+        if distances:
+            product = self.prototype_smoother(product)
         return _resized(product, self.image_size, align_corners=True)
 
     def level_maps(

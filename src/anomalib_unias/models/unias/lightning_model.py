@@ -36,7 +36,6 @@ from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
 from .export import QuantizableExport
 from .loss import UniASLoss
-from .map_weights import MapWeights
 from .statistics import learn_statistics
 from .torch_model import FeatureScaling, ImageScore, UniASModel
 
@@ -83,12 +82,9 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             two. Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
             deep; ``None`` for 1 as in the paper. Defaults to ``None``.
-        prototypes (int): Number of prototypes of normal features, the distance to which is multiplied into the
-            map with the weight of all levels together, see :class:`NormalPrototypes`; 0 for none as in the paper.
+        prototypes (int): Number of prototypes of normal features in each of some views; the geometric mean of the
+            distances to them is multiplied into the map, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
-        score_weight (float): The map is multiplied by the image score to this power: a pixel is more likely to be
-            defective in an image that is, and normal images fall below a threshold common to all; 0 for the map of
-            the paper. Defaults to ``0.0``.
         principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
             components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
@@ -150,8 +146,6 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
         prototypes: int = 0,
-        score_weight: float = 0.0,
-        synthetic_defects: int = 0,
         principal_component_start: bool = False,
         image_score: ImageScore = "max",
         flatten_cosine: bool = False,
@@ -185,7 +179,6 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
         self.feature_cache_limit = feature_cache_limit
         # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self._resolve_image_size(image_size)
-        self.synthetic_defects = synthetic_defects
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
@@ -215,8 +208,6 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             feature_scaling=feature_scaling,
             level_weights=level_weights,
             prototypes=prototypes,
-            score_weight=score_weight,
-            learned_weights=synthetic_defects > 0,
             image_score=image_score,
         )
         self.loss = UniASLoss(flatten_cosine=flatten_cosine)
@@ -274,9 +265,7 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             list[Callback]: The parts of the model that are callbacks, and those of this package.
         """
         parts = cast("Sequence[Callback]", super().configure_callbacks())
-        # Before the post-processor, which takes statistics of the maps.
-        weights = [MapWeights(self.synthetic_defects)] if self.synthetic_defects else []
-        return [*weights, *parts, DepthCheck(), FlushDenormals(), ExactResume()]
+        return [*parts, DepthCheck(), FlushDenormals(), ExactResume()]
 
     def on_fit_start(self) -> None:
         """Refuse an empty training set, and compute the frozen features of the others once.

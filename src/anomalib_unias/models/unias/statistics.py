@@ -40,13 +40,14 @@ def learn_statistics(module: "UniAS") -> None:
                 examples.append(features)
             if prototypes is not None and chooses:
                 images = len(loader) * len(features[0]) * trainer.world_size
-                places.append(prototypes.sample(features, images).cpu())
+                places.append([view.cpu() for view in prototypes.sample(features, images)])
             batches += 1
         if scaler is not None and scales:
             means = (trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
             scaler.fit([torch.as_tensor(mean) for mean in means])
         if prototypes is not None and chooses:
-            prototypes.fit(torch.cat(of_all_processes(torch.cat(places))).to(module.device))
+            views = (torch.cat(view) for view in zip(*places, strict=True))
+            prototypes.fit([torch.cat(of_all_processes(view)).to(module.device) for view in views])
             # Each process has drawn another first one.
             prototypes.load_state_dict(trainer.strategy.broadcast(prototypes.state_dict()))
         if starts:

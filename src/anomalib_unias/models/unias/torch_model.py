@@ -54,12 +54,9 @@ class UniASModel(nn.Module):
             Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
             deep; ``None`` for 1 as in the paper. Defaults to ``None``.
-        prototypes (int): Number of prototypes of normal features, the distance to which is multiplied into the
-            map with the weight of all levels together, see :class:`NormalPrototypes`; 0 for none as in the paper.
+        prototypes (int): Number of prototypes of normal features in each of some views; the geometric mean of the
+            distances to them is multiplied into the map, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
-        score_weight (float): The map is multiplied by the image score to this power: a pixel is more likely to be
-            defective in an image that is, and normal images fall below a threshold common to all; 0 for the map of
-            the paper. Defaults to ``0.0``.
         image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
             ``"top"`` 1 % of pixels. Defaults to ``"max"``.
 
@@ -92,7 +89,6 @@ class UniASModel(nn.Module):
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
         prototypes: int = 0,
-        score_weight: float = 0.0,
         image_score: ImageScore = "max",
     ) -> None:
         super().__init__()
@@ -105,12 +101,8 @@ class UniASModel(nn.Module):
         if prototypes < 0:
             msg = f"prototypes is a number of prototypes, 0 for none, got {prototypes}."
             raise ValueError(msg)
-        if score_weight < 0:
-            msg = f"score_weight is an exponent >= 0, got {score_weight}."
-            raise ValueError(msg)
         self.image_size = image_size
         self.image_score = image_score
-        self.score_weight = score_weight
 
         self.backbone = FeaturePyramid(backbone, levels, pre_trained)
         grid = token_grid(image_size, self.backbone)
@@ -161,12 +153,9 @@ class UniASModel(nn.Module):
         if self.training:
             return targets, reconstructions
 
-        distance = None if self.prototypes is None else self.prototypes(features)
-        anomaly_map = self.anomaly_map_generator(targets, reconstructions, distance)
-        score = self._score(anomaly_map)
-        if self.score_weight:
-            anomaly_map = anomaly_map * score[:, None, None, None] ** self.score_weight
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+        distances = () if self.prototypes is None else self.prototypes(features)
+        anomaly_map = self.anomaly_map_generator(targets, reconstructions, distances)
+        return InferenceBatch(pred_score=self._score(anomaly_map), anomaly_map=anomaly_map)
 
     def reconstruct(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Reconstruct features of the backbone.

@@ -2,95 +2,194 @@
 
 from collections.abc import Sequence
 from math import ceil
+from typing import cast
 
 import torch
 from anomalib.models.components import KCenterGreedy
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, linear, normalize
 
-_LENGTH = 64
 _POOL = 60_000
 _AT_ONCE = 500
+# Levels with more pixels than this to one of the deepest, along a side, are not compared by themselves.
+_FINEST = 4
 # Square of the smallest length of a feature vector, that of torch.nn.functional.normalize.
 _SMALLEST_SQUARE = 1e-24
+# Smallest distance, as a share of a usual one: a place that is a prototype does not erase what others see.
+_SMALLEST_DISTANCE = 1e-2
 
 
 class NormalPrototypes(nn.Module):
-    """Distance of every place of an image to the nearest prototype of normal places.
+    """Distances of every place of an image to the nearest prototypes of normal places, seen in several ways.
 
     A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and err in other places.
-    The idea is that of PatchCore (Roth et al., CVPR 2022). Here all levels count the same, each by the direction of
-    its feature vector alone, as in the anomaly map of UniAS, so that distances of different products compare; and
-    their number is fixed, whatever the number of images. Not part of the UniAS paper.
-
-    Until it is fitted there is one prototype, zero.
+    The idea is that of PatchCore (Roth et al., CVPR 2022), whose patches are the ``deep`` view here. Defects differ in
+    what shows them: the other views are all levels by direction, the finest level by itself and the deepest by itself.
+    Their number is fixed, whatever the number of images. Not part of the UniAS paper.
 
     Args:
         channels (Sequence[int]): Channels of each level, shallow to deep.
-        strides (Sequence[int]): Image pixels per feature pixel of each level. Prototypes are compared on the grid of
-            the last level but one.
-        count (int): Number of prototypes.
+        strides (Sequence[int]): Image pixels per feature pixel of each level.
+        count (int): Prototypes of a view; fewer of the finest level, so that it costs no more: divided by the number of
+            its pixels to one of the deepest level, along a side.
+
+    Attributes:
+        views: :class:`PrototypeView` by name: ``all``, ``deep`` (the two deepest levels), ``finest`` (the first level
+            with at most four pixels to one of the deepest, along a side) and ``deepest``. With fewer than three levels
+            those that would repeat another one are left out.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], count: int) -> None:
         super().__init__()
-        self.strides = tuple(strides)
-        self.grid_stride = self.strides[-2:][0]
-        width = sum(channels)
-        self.fitted: torch.Tensor
-        self.mean: torch.Tensor
-        self.components: torch.Tensor
-        self.prototypes: torch.Tensor
-        self.register_buffer("fitted", torch.tensor(False))
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("components", torch.eye(width, min(_LENGTH, width)))
-        self.register_buffer("prototypes", torch.zeros(count, min(_LENGTH, width)))
+        last = len(channels) - 1
+        finest = next(level for level, stride in enumerate(strides) if strides[-1] <= _FINEST * stride)
+        levels = range(last + 1)
+        views = {"all": PrototypeView(channels, strides, levels, strides[-2:][0], count, 64, by_direction=True)}
+        if last > 1:
+            views["deep"] = PrototypeView(channels, strides, (last - 1, last), strides[-2], count, 128)
+        if finest < last:
+            fewer = max(1, count * strides[finest] // strides[-1])
+            views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], fewer, 64)
+        views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count, 64)
+        self.views = nn.ModuleDict(views)
 
-    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+    def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Compare with the prototypes.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
 
         Returns:
-            torch.Tensor: ``(B, 1, h, w)``, the mean cosine distance of the levels to the nearest prototype, in
-            [0, 2], as far as the principal components tell.
+            list[torch.Tensor]: ``(B, 1, h, w)`` for each view, at least 0.01, 1 being usual for a normal place.
         """
-        places = [place.movedim(1, -1) for place in self._on_common_grid(features)]
+        return [view(features) for view in self._views()]
+
+    def sample(self, features: Sequence[torch.Tensor], images: int) -> list[torch.Tensor]:
+        """Draw some places of some images.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+            images (int): Number of images that are drawn from in all.
+
+        Returns:
+            list[torch.Tensor]: Descriptors ``(n, C)`` for each view.
+        """
+        return [view.sample(features, images) for view in self._views()]
+
+    def fit(self, places: Sequence[torch.Tensor]) -> None:
+        """Choose the prototypes so that no normal place is far from all of them.
+
+        Args:
+            places (Sequence[torch.Tensor]): Descriptors of normal places ``(n, C)`` for each view.
+        """
+        for view, described in zip(self._views(), places, strict=True):
+            view.fit(described)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether prototypes have been chosen."""
+        return all(bool(view.fitted) for view in self._views())
+
+    def _views(self) -> "list[PrototypeView]":
+        return cast("list[PrototypeView]", list(self.views.values()))
+
+
+class PrototypeView(nn.Module):
+    """Distance of every place to the nearest prototype, as some levels show it.
+
+    The descriptor of a place are the features of the levels, averaged over neighbours, side by side, in principal
+    components. By direction, levels count the same, as in the anomaly map of UniAS; else the components are whitened
+    half the way, so that the largest do not drown the others.
+
+    Until it is fitted there is one prototype, zero.
+
+    Args:
+        channels (Sequence[int]): Channels of each level, shallow to deep.
+        strides (Sequence[int]): Image pixels per feature pixel of each level.
+        levels (Sequence[int]): Indices of the levels that are seen.
+        grid_stride (int): Image pixels per place.
+        count (int): Number of prototypes.
+        length (int): Largest number of principal components.
+        by_direction (bool): Whether the length of a level's feature vector is left out. Defaults to ``False``.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        levels: Sequence[int],
+        grid_stride: int,
+        count: int,
+        length: int,
+        by_direction: bool = False,
+    ) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.strides = tuple(strides[level] for level in levels)
+        self.grid_stride = grid_stride
+        self.by_direction = by_direction
+        # Relative to the deepest level, whose size is known to every image.
+        self.places_per_deepest = strides[-1] // grid_stride
+        width = sum(channels[level] for level in levels)
+        length = min(length, width)
+        self.fitted: torch.Tensor
+        self.mean: torch.Tensor
+        self.components: torch.Tensor
+        self.prototypes: torch.Tensor
+        self.usual: torch.Tensor
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("components", torch.eye(width, length))
+        self.register_buffer("prototypes", torch.zeros(count, length))
+        self.register_buffer("usual", torch.tensor(1.0))
+
+    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compare with the prototypes.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
+
+        Returns:
+            torch.Tensor: ``(B, 1, h, w)``, the distance to the nearest prototype as far as the principal components
+            tell, at least 0.01, 1 being usual for a normal place.
+        """
+        places = [place.movedim(1, -1) for place in self._on_grid(features)]
         components = self.components.mT.split([place.shape[-1] for place in places], dim=1)
         # As describe() and a projection of its result, but the many channels are neither scaled nor put side by side.
-        projected = [
-            linear(place, axes) * place.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt()
-            for place, axes in zip(places, components, strict=True)
-        ]
-        reduced = torch.stack(projected).sum(dim=0) / len(places) ** 0.5 - self.mean @ self.components
+        projected = [linear(place, axes) for place, axes in zip(places, components, strict=True)]
+        if self.by_direction:
+            lengths = [place.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt() for place in places]
+            projected = [part * length / len(places) ** 0.5 for part, length in zip(projected, lengths, strict=True)]
+        reduced = torch.stack(projected).sum(dim=0) - self.mean @ self.components
         # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time, whose products stay in the cache.
         nearest = [
             linear(reduced, -2 * part, part.square().sum(dim=1)).amin(dim=-1)
             for part in self.prototypes.split(_AT_ONCE)
         ]
         squared = reduced.square().sum(dim=-1) + torch.stack(nearest).amin(dim=0)
-        return squared.clamp_min(0).unsqueeze(1) / 2
+        return (squared / self.usual**2).clamp_min(_SMALLEST_DISTANCE**2).sqrt().unsqueeze(1)
 
     def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Average neighbours, bring all levels to the common grid and keep the directions.
+        """Average neighbours and bring the levels to the grid.
 
         Args:
-            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
 
         Returns:
-            torch.Tensor: ``(B, h, w, C)``, the levels side by side; half the squared distance of two descriptors is
-            the mean of the cosine distances of their levels.
+            torch.Tensor: ``(B, h, w, C)``, the levels side by side. By direction, half the squared distance of two
+            descriptors is the mean of the cosine distances of their levels.
         """
-        levels = [normalize(place, dim=1) for place in self._on_common_grid(features)]
-        return torch.cat(levels, dim=1).movedim(1, -1) / len(levels) ** 0.5
+        levels = self._on_grid(features)
+        if self.by_direction:
+            levels = [normalize(level, dim=1) / len(levels) ** 0.5 for level in levels]
+        return torch.cat(levels, dim=1).movedim(1, -1)
 
-    def _on_common_grid(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Averages over neighbours: ``(B, C_l, h, w)`` for each level."""
-        size = [side * self.strides[-1] // self.grid_stride for side in features[-1].shape[-2:]]
+    def _on_grid(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Averages over neighbours: ``(B, C_l, h, w)`` for each level that is seen."""
+        size = [side * self.places_per_deepest for side in features[-1].shape[-2:]]
         levels = []
-        for feature, stride in zip(features, self.strides, strict=True):
-            feature = avg_pool2d(feature, 3, stride=1, padding=1)
+        for index, stride in zip(self.levels, self.strides, strict=True):
+            feature = avg_pool2d(features[index], 3, stride=1, padding=1)
             if stride < self.grid_stride:
                 feature = avg_pool2d(feature, self.grid_stride // stride)
             elif stride > self.grid_stride:
@@ -102,7 +201,7 @@ class NormalPrototypes(nn.Module):
         """Draw some places of some images.
 
         Args:
-            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
             images (int): Number of images that are drawn from in all.
 
         Returns:
@@ -120,13 +219,23 @@ class NormalPrototypes(nn.Module):
             places (torch.Tensor): Descriptors of normal places ``(n, C)``.
         """
         self.mean.copy_(places.mean(dim=0))
-        _, axes = torch.linalg.eigh(torch.cov(places.mT))
-        self.components.copy_(axes[:, -self.components.shape[1] :])
+        variances, axes = torch.linalg.eigh(torch.cov(places.mT))
+        variances, axes = (part[..., -self.components.shape[1] :] for part in (variances, axes))
+        if not self.by_direction:
+            axes = axes * (variances / variances[-1]).clamp_min(torch.finfo(places.dtype).eps) ** -0.25
+        self.components.copy_(axes)
         reduced = (places - self.mean) @ self.components
         count = len(self.prototypes)
         if count < len(reduced):
-            reduced = BoundedKCenterGreedy(reduced, count).sample_coreset()
-        self.prototypes.copy_(reduced.flatten(1)[torch.arange(count) % len(reduced)])
+            selection = BoundedKCenterGreedy(reduced, count)
+            chosen = selection.select_coreset_idxs()
+            self.prototypes.copy_(reduced[chosen])
+            selection.update_distances(chosen[-1])
+            # Those that were chosen have no distance to themselves.
+            squared = selection.min_distances.clamp_min(0).sum() / (len(reduced) - count)
+            self.usual.copy_(squared.sqrt().clamp_min(_SMALLEST_SQUARE))
+        else:
+            self.prototypes.copy_(reduced[torch.arange(count) % len(reduced)])
         self.fitted.fill_(True)
 
 
