@@ -1,0 +1,160 @@
+"""Pairs of a normal image and the same image with a synthetic defect."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from anomalib.data import AnomalibDataset
+from anomalib.data.utils import LabelName
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import resize
+
+from .fills import FILLS, Scene, moved
+from .shapes import SHAPES, log_uniform
+
+# A pixel belongs to the defect if its colours change by this much, on average.
+_VISIBLE = 0.02
+_FAINTEST = 0.12
+_FEWEST_PIXELS = 12
+_LARGEST = 0.7
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class SyntheticDefect:
+    """A normal image, without and with a defect.
+
+    Attributes:
+        normal: The image without the defect ``(3, H, W)``, in [0, 1].
+        image: The image with it ``(3, H, W)``, in [0, 1].
+        mask: Where it is ``(H, W)``, boolean.
+        category: Of the image; empty if the data set has none.
+    """
+
+    normal: torch.Tensor
+    image: torch.Tensor
+    mask: torch.Tensor
+    category: str
+
+
+class SyntheticDefects(Dataset[SyntheticDefect]):
+    """Makes defects on normal images: strokes, spots, patches, pieces and large areas.
+
+    They are filled from other normal images, from the image itself moved or painted over, by other brightness, colour
+    or noise, and laid over it with an opacity of 12 to 100 %, evenly on a log scale: most real defects are weak, and of
+    any size. The normal image is varied first (turned by up to 3 degrees, shifted, scaled and brightened a little), so
+    that a model that has been trained on it has not seen it. No other data are used. Relatives: DRAEM, CutPaste,
+    RealNet, OneNIP.
+
+    Categories take turns. The same seed and index give the same pair.
+
+    Args:
+        images (AnomalibDataset): Data set; only its normal images are used.
+        size (tuple[int, int]): Height and width of the pairs.
+        count (int): Number of pairs.
+        seed (int): Of everything that is drawn. Defaults to ``0``.
+
+    Raises:
+        ValueError: If there is no normal image, or ``count`` is not positive.
+    """
+
+    def __init__(self, images: AnomalibDataset, size: tuple[int, int], count: int, seed: int = 0) -> None:
+        samples = images.samples
+        rows = np.flatnonzero(samples.label_index == LabelName.NORMAL)
+        if not len(rows) or count < 1:
+            msg = f"Synthetic defects are made on normal images: got {len(rows)} of them, and count={count}."
+            raise ValueError(msg)
+        categories = samples["category"].to_numpy() if "category" in samples else np.full(len(samples), "")
+        self._images = images
+        self._size = size
+        self._count = count
+        self._seed = seed
+        self._rows = {name: rows[categories[rows] == name] for name in sorted(set(categories[rows]))}
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return self._count
+
+    def __getitem__(self, index: int) -> SyntheticDefect:
+        """Make a pair.
+
+        Args:
+            index (int): Which one, below ``len(self)``.
+
+        Returns:
+            SyntheticDefect: Always the same one for an index.
+        """
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        rng = np.random.default_rng((self._seed, index))
+        names = list(self._rows)
+        category = names[index % len(names)]
+        normal = varied(self._draw(category, rng), rng)
+        same, other = self._draw(category, rng), self._draw(names[rng.integers(len(names))], rng)
+        image, mask = with_defect(normal, same, other, rng)
+        return SyntheticDefect(_as_tensor(normal), _as_tensor(image), torch.from_numpy(mask), category)
+
+    def _draw(self, category: str, rng: np.random.Generator) -> NDArray:
+        image: Any = self._images[int(rng.choice(self._rows[category]))].image
+        return resize(image, list(self._size), antialias=True).movedim(0, -1).numpy()
+
+
+def varied(image: NDArray, rng: np.random.Generator) -> NDArray:
+    """Vary a normal image as much as another normal one may differ.
+
+    Args:
+        image (NDArray): ``(H, W, 3)``, in [0, 1].
+        rng (np.random.Generator): Random numbers.
+
+    Returns:
+        NDArray: ``(H, W, 3)``, in [0, 1].
+    """
+    turned = moved(image, rng, angle=3, scale=0.05, shift=0.04)
+    return np.clip(turned * (1 + rng.uniform(-0.1, 0.1)), 0, 1).astype(np.float32)
+
+
+def with_defect(normal: NDArray, same: NDArray, other: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Lay a defect over a normal image.
+
+    Args:
+        normal (NDArray): ``(H, W, 3)``, in [0, 1].
+        same (NDArray): Another normal image of the same category.
+        other (NDArray): A normal image of any category.
+        rng (np.random.Generator): Random numbers.
+
+    Returns:
+        tuple[NDArray, NDArray]: The image ``(H, W, 3)``, in [0, 1], and its mask ``(H, W)``, boolean. The mask is empty
+        if no defect was visible after some tries, as on an image of one colour.
+    """
+    for _ in range(_TRIES):
+        mask = _draw_mask(*normal.shape[:2], rng)
+        fill = _choose(FILLS, rng)(Scene(normal, mask, same, other, rng))
+        opacity = log_uniform(_FAINTEST, 1, rng)
+        image = np.clip(normal + opacity * mask[..., None] * (fill - normal), 0, 1).astype(np.float32)
+        inside = mask > 0.3 * mask.max()
+        seen = inside & (cv2.GaussianBlur(np.abs(image - normal).mean(axis=2), (0, 0), 1) > _VISIBLE)
+        if seen.sum() >= max(_FEWEST_PIXELS, 0.3 * inside.sum()) and seen.mean() <= _LARGEST:
+            # Holes where the fill happens to look the same.
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+            closed = cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+            return image, inside & (closed > 0)
+    return normal, np.zeros(normal.shape[:2], bool)
+
+
+def _draw_mask(height: int, width: int, rng: np.random.Generator) -> NDArray:
+    """One to three shapes of a kind, with a soft edge more often than not."""
+    shape = _choose(SHAPES, rng)
+    masks = [shape(height, width, rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+    mask = np.max(masks, axis=0)
+    return cv2.GaussianBlur(mask, (0, 0), log_uniform(0.5, 2.5, rng)) if rng.random() < 0.7 else mask
+
+
+def _choose(weighted: dict[Any, float], rng: np.random.Generator) -> Any:
+    return list(weighted)[rng.choice(len(weighted), p=list(weighted.values()))]
+
+
+def _as_tensor(image: NDArray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0).contiguous()
