@@ -130,7 +130,7 @@ def with_defect(normal: NDArray, same: NDArray, other: NDArray, rng: np.random.G
         if no defect was visible after some tries, as on an image of one colour.
     """
     for _ in range(_TRIES):
-        mask = _draw_mask(*normal.shape[:2], rng)
+        mask = _draw_mask(normal.shape[:2], rng)
         fill = _choose(FILLS, rng)(Scene(normal, mask, same, other, rng))
         opacity = log_uniform(_FAINTEST, 1, rng)
         image = np.clip(normal + opacity * mask[..., None] * (fill - normal), 0, 1).astype(np.float32)
@@ -144,10 +144,10 @@ def with_defect(normal: NDArray, same: NDArray, other: NDArray, rng: np.random.G
     return normal, np.zeros(normal.shape[:2], bool)
 
 
-def _draw_mask(height: int, width: int, rng: np.random.Generator) -> NDArray:
+def _draw_mask(size: tuple[int, ...], rng: np.random.Generator) -> NDArray:
     """One to three shapes of a kind, with a soft edge more often than not."""
     shape = _choose(SHAPES, rng)
-    masks = [shape(height, width, rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+    masks = [shape(*size, rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
     mask = np.max(masks, axis=0)
     return cv2.GaussianBlur(mask, (0, 0), log_uniform(0.5, 2.5, rng)) if rng.random() < 0.7 else mask
 

@@ -72,10 +72,8 @@ def tinted(scene: Scene) -> NDArray:
 def plain(scene: Scene) -> NDArray:
     """One colour, mostly of the image itself, with little noise."""
     height, width = scene.image.shape[:2]
-    if scene.rng.random() < 0.7:
-        colour = scene.image[scene.rng.integers(height), scene.rng.integers(width)]
-    else:
-        colour = scene.rng.uniform(0, 1, scene.colours)
+    own = scene.image[scene.rng.integers(height), scene.rng.integers(width)]
+    colour = own if scene.rng.random() < 0.7 else scene.rng.uniform(0, 1, scene.colours)
     return colour + 0.03 * scene.rng.standard_normal((height, width, 1))
 
 
@@ -83,8 +81,8 @@ def rough(scene: Scene) -> NDArray:
     """Noise over the same structure, with a grain of 1 to 8 pixels."""
     height, width = scene.image.shape[:2]
     grain = int(2 ** scene.rng.integers(0, 4))
-    noise = scene.rng.standard_normal((height // grain, width // grain, scene.colours)).astype(np.float32)
-    noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, -1)
+    coarse = scene.rng.standard_normal((height // grain, width // grain, scene.colours)).astype(np.float32)
+    noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, -1)
     return scene.image + scene.rng.uniform(0.05, 0.3) * noise
 
 
