@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,15 @@ def test_bytes_tell_images_apart_where_times_do_not(tmp_path, monkeypatch, posit
     before = image_identity(path)
     assert image_identity(path) == before
     rewritten(path, position)
+    assert image_identity(path) != before
+
+
+def test_the_time_of_change_tells_images_apart_where_these_bytes_do_not(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(bytes(20000))
+    before = image_identity(path)
+    time.sleep(0.05)  # the clock of a file system is coarse
+    rewritten(path, 10000)
     assert image_identity(path) != before
 
 
