@@ -9,13 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loops.utilities import _reset_progress
 
-from .shared import shared_callback
+from .shared import SharedCallback
 
 VALIDATIONS = 10
 """Validations of a run that ends by steps, if a callback monitors it."""
 
 
-class RunLength(Callback):
+class RunLength(SharedCallback):
     """Gives a run its default length, and validates it at its end.
 
     What a model of anomalib 2.7.0 returns as ``trainer_arguments`` replaces what the user has given, without the model
@@ -33,18 +33,6 @@ class RunLength(Callback):
         self._model: weakref.ref[LightningModule] | None = None
         self._unused: list[tuple[Callback, dict[str, Any]]] = []
         self._validates_at_end = False
-
-    @staticmethod
-    def of(trainer: Trainer) -> "RunLength":
-        """What decides on the length of the runs of a trainer.
-
-        Args:
-            trainer (Trainer): Any trainer.
-
-        Returns:
-            RunLength: Always the same one.
-        """
-        return shared_callback(trainer, RunLength)
 
     def begin(self, trainer: Trainer, model: LightningModule, steps: int) -> None:
         """Set what the user has not set, until the run ends.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataset
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from anomalib_unias.data.feature_cache import FeatureDataset, is_deterministic
@@ -14,12 +14,12 @@ from anomalib_unias.data.feature_files import FeatureCacheError
 from anomalib_unias.data.held_out import HeldOutOrder
 
 from .run_length import images_to_see
-from .shared import shared_callback
+from .shared import SharedCallback
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingData(Callback):
+class TrainingData(SharedCallback):
     """Changes the training images of a datamodule for one run, and gives them back when it ends, however it ends.
 
     Nothing else writes to ``train_data``. Models and post-processors share one for each trainer::
@@ -35,18 +35,6 @@ class TrainingData(Callback):
         self._complete: AnomalibDataset | None = None
         self._order: HeldOutOrder | None = None
         self._held_out: set[int] = set()
-
-    @staticmethod
-    def of(trainer: Trainer) -> "TrainingData":
-        """The owner of the training images of a trainer.
-
-        Args:
-            trainer (Trainer): Any trainer.
-
-        Returns:
-            TrainingData: Always the same one.
-        """
-        return shared_callback(trainer, TrainingData)
 
     def hold_out(self, trainer: Trainer, fraction: float, seed: int = 0) -> AnomalibDataset:
         """Take a share of the normal images of each category out of the training.
