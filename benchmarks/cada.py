@@ -20,7 +20,6 @@ before and after, of the first seed, are beside it.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +27,7 @@ import pandas as pd
 import torch
 from benchmarks import calibrations, protocol
 from benchmarks.cada_summary import draw, summarize
-from benchmarks.jobs import append, read_table, report, say
+from benchmarks.jobs import append, read_table, report
 from benchmarks.measured import Measurement, Row
 from benchmarks.models import MODELS, build
 from benchmarks.quality import COLUMNS, KEY
@@ -97,22 +96,8 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    protocol.add_arguments(parser)
-    protocol.add_peer_arguments(parser, [name for name in MODELS if name != "patchcore_10"])
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.one:
-        group, name, seed = options.one
-        run(group, name, int(seed), options)
-        return
-    path = options.output / FILE
-    succeeded = protocol.run_models("benchmarks.cada", options, path, COLUMNS, KEY)
-    if path.exists():
-        summarize(read_table(path, COLUMNS), options.output)
-        say(f"Results: {path}, cada.md and pictures beside it")
-    sys.exit(not succeeded)
+    table = protocol.Table("benchmarks.cada", FILE, COLUMNS, KEY)
+    protocol.command(__doc__, table, [name for name in MODELS if name != "patchcore_10"], run, summarize)
 
 
 if __name__ == "__main__":

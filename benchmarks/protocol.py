@@ -13,6 +13,7 @@ in batches of 8.
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -236,25 +237,63 @@ def groups_of(options: argparse.Namespace) -> dict[str, Group]:
     return {group.name: group for group in options.group or [BUILT_IN]}
 
 
-def run_models(
-    module: str, options: argparse.Namespace, path: Path, columns: Sequence[str], key: Sequence[str]
-) -> bool:
-    """Run all groups, models and seeds that are not in a table.
+@dataclass(frozen=True)
+class Table:
+    """A table of models that is filled run by run.
 
     Args:
-        module (str): Module with ``--one GROUP MODEL SEED``.
-        options (argparse.Namespace): Of :func:`add_arguments` and :func:`add_peer_arguments`.
-        path (Path): The table.
+        module (str): Module of its command.
+        file (str): Its name in the folder of the results.
         columns (Sequence[str]): Its columns.
         key (Sequence[str]): Those with group, model and seed.
-
-    Returns:
-        bool: Whether all succeeded.
     """
+
+    module: str
+    file: str
+    columns: Sequence[str]
+    key: Sequence[str]
+
+
+def command(
+    description: str | None,
+    table: Table,
+    models: Sequence[str],
+    run: Callable[[str, str, int, argparse.Namespace], None],
+    summarize: Callable[[pd.DataFrame, Path], None],
+) -> None:
+    """Command line of a table: run what is missing, each in a process of its own, and write the summary.
+
+    Args:
+        description (str | None): Help.
+        table (Table): What is filled.
+        models (Sequence[str]): Names of the models.
+        run (Callable[[str, str, int, argparse.Namespace], None]): Runs a group, model and seed, and appends its rows.
+        summarize (Callable[[pd.DataFrame, Path], None]): Writes files beside the table.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    add_peer_arguments(parser, models)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        group, name, seed = options.one
+        run(group, name, int(seed), options)
+        return
+    path = options.output / table.file
+    succeeded = _run_missing(table, path, options)
+    if path.exists():
+        summarize(read_table(path, table.columns), options.output)
+        say(f"Results: {path}, summary and pictures beside it")
+    sys.exit(not succeeded)
+
+
+def _run_missing(table: Table, path: Path, options: argparse.Namespace) -> bool:
+    """Run all groups, models and seeds that are not in the table, and tell whether all succeeded."""
     # The preset comes first: others are trained for a multiple of its time.
     models = sorted(options.models, key=lambda name: name != PRESET)
     groups = groups_of(options)
     jobs = [(group, name, str(seed)) for seed in options.seeds for group in groups for name in models]
-    left = missing(jobs, read_table(path, columns), key)
+    left = missing(jobs, read_table(path, table.columns), table.key)
     say(f"{len(left)} of {len(jobs)} runs to do; what is done is in {path}")
-    return run_all(module, left)
+    return run_all(table.module, left)

@@ -21,13 +21,11 @@ categories, ``mixed`` their joint set. Besides the metrics there are, as ``mixed
 """
 
 import argparse
-import sys
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-import torch
 from benchmarks import protocol
-from benchmarks.jobs import append, read_table, report, say
+from benchmarks.jobs import append, read_table, report
 from benchmarks.models import MODELS, build, needed_gb
 from benchmarks.quality_summary import summarize
 
@@ -57,22 +55,8 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    protocol.add_arguments(parser)
-    protocol.add_peer_arguments(parser, MODELS)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.one:
-        group, name, seed = options.one
-        run(group, name, int(seed), options)
-        return
-    path = options.output / FILE
-    succeeded = protocol.run_models("benchmarks.quality", options, path, COLUMNS, KEY)
-    if path.exists():
-        summarize(read_table(path, COLUMNS), options.output)
-        say(f"Results: {path}, quality.md and quality.png beside it")
-    sys.exit(not succeeded)
+    table = protocol.Table("benchmarks.quality", FILE, COLUMNS, KEY)
+    protocol.command(__doc__, table, MODELS, run, summarize)
 
 
 if __name__ == "__main__":
