@@ -52,7 +52,7 @@ def draw(path: Path) -> None:
             axis.contour(pair.mask, [0.5], colors="red", linewidths=0.7)
         axis.axis("off")
     figure.tight_layout(pad=0.2)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=60)
     plt.close(figure)
 
 

@@ -84,10 +84,9 @@ def test_components_are_whitened_half_the_way():
 
 
 def test_usual_normal_places_have_the_distance_one(memory):
-    again = [view.describe(features(4)) for view in memory.views.values()]
-    for name, distance in zip(memory.views, memory(features(4)), strict=True):
+    for view, distance in zip(memory.views.values(), memory(features(4)), strict=True):
         # Prototypes are among the places and have none.
-        share = 1 - len(memory.views[name].prototypes) / again[list(memory.views).index(name)][..., 0].numel()
+        share = 1 - len(view.prototypes) / distance.numel()
         assert (distance.square().mean() / share).sqrt() == pytest.approx(1, abs=0.05)
 
 
