@@ -6,7 +6,7 @@ import torch
 from anomalib.models import Padim, Patchcore, Stfpm
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
-from benchmarks.preset import BACKBONE, LAYERS, lite_arguments
+from benchmarks.preset import BACKBONE, LAYERS, lite_arguments, lite_post_processor
 from benchmarks.reverse_distillation import LiteReverseDistillation
 from benchmarks.supersimplenet import LiteSupersimplenet
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -57,7 +57,7 @@ def build(name: str, **arguments: Any) -> AnomalibModule:
     register_backbones()
     arguments["visualizer"] = False
     if name == PRESET:
-        return UniAS(**lite_arguments() | arguments)
+        return UniAS(**lite_arguments() | {"post_processor": lite_post_processor()} | arguments)
     normalize = Normalize(mean=[0.5] * 3, std=[0.5] * 3)
     arguments["pre_processor"] = PreProcessor(Compose([Resize(SIZE, antialias=True), normalize]))
     if name in _CORESETS:

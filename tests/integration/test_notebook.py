@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib as mpl
 import yaml
 
+from anomalib_unias import CadaPostProcessor
+
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "first_steps.ipynb"
 PRESET = Path(__file__).parents[2] / "configs" / "model" / "unias_lite.yaml"
 COUNTS = {"train_good": 4, "test_good": 2, "test_defective": 6}
@@ -25,6 +27,7 @@ def test_first_steps(tmp_path, monkeypatch):
     assert list((tmp_path / "results").rglob("report/index.html"))
     assert names["results"].loc["mixed", "pixel_ap"] > 0
     preset = yaml.safe_load(PRESET.read_text())["model"]["init_args"]
-    del preset["training_steps"]
+    del preset["training_steps"], preset["post_processor"]
+    assert isinstance(names["model"].post_processor, CadaPostProcessor)
     used = {name: names["model"].hparams.get(name) for name in preset}
     assert used == preset

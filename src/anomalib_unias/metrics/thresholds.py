@@ -85,9 +85,13 @@ class _F1Threshold(_ThresholdMetric):
                 "There is no normal score to validate on: the F1 threshold is just below the lowest defective score."
             )
             return _threshold_above(0, rows, dropped)
+        self._warn_of_minority(int(rows[:, NORMAL].sum()), int(rows[:, DEFECTIVE].sum()))
         scores = key_scores(rows[::-1, KEY])
         curve = ScoreCurve(scores, np.cumsum(rows[::-1, DEFECTIVE]), np.cumsum(rows[::-1, NORMAL]))
         return _threshold_above(len(rows) - 1 - best_f1_index(curve), rows, dropped)
+
+    def _warn_of_minority(self, normal: int, defective: int) -> None:
+        """Say so if calling everything defective would have a good F1 score."""
 
 
 class F1Threshold(AnomalibMetric, _F1Threshold):
@@ -120,6 +124,16 @@ class F1Threshold(AnomalibMetric, _F1Threshold):
         """Add a batch; images that ``batch.mask_valid`` names as unlabelled are left out of a pixel threshold."""
         super().update(batch, getattr(batch, "mask_valid", None) if "gt_mask" in self.fields else None)
 
+    def _warn_of_minority(self, normal: int, defective: int) -> None:
+        if "gt_label" in self.fields and normal < defective:
+            logger.warning(
+                "The F1 threshold is taken from %d good and %d defective images: where good images are a minority it "
+                "lets many of them pass for defective. Validate with more good images, or use the threshold "
+                "'false_alarm_rate'.",
+                normal,
+                defective,
+            )
+
 
 class _FalseAlarmThreshold(_ThresholdMetric):
     def __init__(self, false_alarm_rate: float = 0.01, exact: bool = False, max_rows: int = 2**17) -> None:
@@ -148,19 +162,28 @@ class _FalseAlarmThreshold(_ThresholdMetric):
         if not len(rows):
             logger.warning("There is no normal image to validate on: a false alarm rate gives no threshold.")
             return torch.tensor(float("nan"))
-        alarms = rows[:, NORMAL].sum() - np.cumsum(rows[:, NORMAL])
-        allowed = self.false_alarm_rate * rows[:, NORMAL].sum()
-        if 0 < allowed < 1:
+        count = int(rows[:, NORMAL].sum())
+        # Conformal: a new score exceeds the k-th highest of n others with probability at most k / (n + 1).
+        rank = int(self.false_alarm_rate * (count + 1) * (1 + 1e-9))
+        if rank < 1 and self.false_alarm_rate > 0:
             logger.warning(
-                "A false alarm rate of %g cannot be seen in %d normal scores: the threshold is above all of them.",
+                "%d normal scores can promise a false alarm rate of %.3g at best, %g was asked for (it needs %d). The "
+                "threshold is above all of them.",
+                count,
+                1 / (count + 1),
                 self.false_alarm_rate,
-                rows[:, NORMAL].sum(),
+                int(np.ceil(1 / self.false_alarm_rate - 1e-9)) - 1,
             )
+        alarms, allowed = count - np.cumsum(rows[:, NORMAL]), max(rank - 1, 0)
         return _threshold_above(int(np.argmax(alarms <= allowed)) + 1, rows, dropped)
 
 
 class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore[misc]
-    """Threshold that at most a given share of the normal scores exceeds. It needs no defective image.
+    """Threshold that a new normal score exceeds with at most a given probability. It needs no defective image.
+
+    The probability holds for any distribution of scores, if new images are like these (split conformal prediction, Vovk
+    et al. 2005): of n normal scores, ``floor(rate (n + 1)) - 1`` lie above the threshold. A rate below ``1 / (n + 1)``
+    cannot be promised; then the threshold lies above all scores, and a warning says what rate that is.
 
     Of all such thresholds it is halfway between the two lowest normal scores that it may lie between, or a hundredth of
     their range above the highest one.
@@ -180,7 +203,7 @@ class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore
     Example:
         >>> import torch
         >>> from anomalib.data import ImageBatch
-        >>> metric = FalseAlarmThreshold(fields=["pred_score", "gt_label"], false_alarm_rate=0.25)
+        >>> metric = FalseAlarmThreshold(fields=["pred_score", "gt_label"], false_alarm_rate=0.4)
         >>> scores, labels = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.9]), torch.tensor([0, 0, 0, 0, 1])
         >>> metric.update(ImageBatch(image=torch.zeros(5, 3, 8, 8), pred_score=scores, gt_label=labels))
         >>> metric.compute()

@@ -6,34 +6,46 @@ https://arxiv.org/abs/2404.00724.
 
 import logging
 import weakref
-from collections.abc import Sequence
-from functools import partial, reduce
-from operator import add
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch, ImageBatch, InferenceBatch
 from anomalib.data.utils import ValSplitMode
 from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from anomalib_unias.callbacks import TrainingData
+from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
 
-from .calibration import Calibration, ImageScore, Statistics, calibrate
-from .calibration_data import CalibrationData, CalibrationDataError, ModelOutput, collect, evaluated_like
+from .calibration import Calibration, ImageScore, calibrate
+from .calibration_data import CalibrationData, CalibrationDataError, at_most, evaluated_like, normal_images
 from .checkpoint_files import load_best_weights, rewrite_checkpoints
 from .encoders import FeatureTap, find_feature_layer
-from .fitting import CalibrationOptions, Predictor, Variant, empty_calibration, fit_calibration, specification
+from .fitting import (
+    CalibrationOptions,
+    Predictor,
+    Variant,
+    empty_calibration,
+    fit_calibration,
+    own_influence,
+    specification,
+)
+from .levels import LevelCalibration
+from .model_runs import ModelRuns
 from .order_preserving import OrderPreservingPostProcessor
+from .published import Statistics
+from .selection import POWERS, choose_map_power
 
 logger = logging.getLogger(__name__)
 
 Targets = Literal["training", "held_out", "validation"]
+
+# Kinds of images and levels of scores are known well enough from as many.
+_MOST_IMAGES = 4096
 
 # Lightning builds a model from a checkpoint with this function if the hyper-parameters name it.
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -44,10 +56,12 @@ class MissingCalibrationError(RuntimeError):
 
 
 class CadaPostProcessor(OrderPreservingPostProcessor):
-    """Calibrates anomaly maps so that one threshold fits all products.
+    """Calibrates scores so that one threshold fits all products, and finds it without defective images.
 
-    Every product has its own level of normal scores. For each image it is predicted what the mean ``u`` and the
-    maximum ``g`` of its map would be if the image were normal, and the map ``s`` becomes ``(s - u) / (g - u)``.
+    Every product has its own level of normal scores. Kinds of images are told apart by their features, without labels,
+    and scores are divided by the level of their kind, see :class:`~.levels.LevelCalibration`. How far is chosen on
+    synthetic defects. The calibrations of the paper predict what the mean ``u`` and the maximum ``g`` of the map would
+    be if the image were normal, and the map ``s`` becomes ``(s - u) / (g - u)``.
 
     Fits itself when the training of the model ends, before thresholds and normalisation are taken, and from then on
     acts inside the model: validation, test, prediction and exports are calibrated.
@@ -55,17 +69,21 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     Args:
         variant (Variant): ``"cada"`` needs no category, ``"cada_b"`` needs them in training, ``"cada_a"`` also in test.
             Defaults to ``"cada"``.
-        predictor (Predictor): How ``cada`` predicts: ``"neighbors"`` averages the statistics of the images that the
-            image hangs together with, ``"regressor"`` is the network of the paper. Defaults to ``"neighbors"``.
-        statistics (Statistics): ``"max"`` predicts mean and maximum of the map, ``"std"`` mean and standard
-            deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
+        predictor (Predictor): How ``cada`` predicts: ``"clusters"`` by the kind of the image, ``"regressor"`` by the
+            network of the paper. Defaults to ``"clusters"``.
+        map_power (float | None): With ``clusters``: how far maps are calibrated, 0 (not) to 1. ``None`` takes the power
+            with the highest pixel AP on synthetic defects. Defaults to ``None``.
+        score_power (float): The same of image scores. Defaults to ``1.0``.
+        statistics (Statistics): With the calibrations of the paper: ``"max"`` predicts mean and maximum of the map,
+            ``"std"`` mean and standard deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
         targets (Targets): Whose statistics are the targets: the ``"training"`` images as in the paper, normal images
             that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
             Defaults to ``"held_out"``.
         held_out_fraction (float): Share of the normal training images of each category that is held out.
             Defaults to ``0.1``.
-        image_score (ImageScore): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``, or
-            the score of the ``"model"``, calibrated like the map. Defaults to ``"top"``.
+        image_score (ImageScore | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``, or
+            the score of the ``"model"``, calibrated by itself (with the calibrations of the paper like the map).
+            ``None`` is ``"model"`` with ``clusters``, ``"top"`` else. Defaults to ``None``.
         feature_layer (str | None): Sub-module below the model's ``model`` that encodes the image. ``None`` knows the
             models of anomalib. Defaults to ``None``.
         convolutions (int): Convolutions of the regressor or classifier, 0 to 2. Defaults to ``1``.
@@ -75,13 +93,14 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         learning_rate (float): Its learning rate (SGD). Defaults to ``5e-2``.
         max_steps (int): Its steps; it stops earlier when the loss no longer falls. Defaults to ``5000``.
         batch_size (int): Its batch size. Defaults to ``16``.
-        seed (int): Of the held-out images and of the network. Defaults to ``0``.
+        seed (int): Of the held-out images, synthetic defects and the network. Defaults to ``0``.
         enable_normalization (bool): See :class:`OrderPreservingPostProcessor`, as all that follow.
         enable_thresholding (bool): Defaults to ``True``.
         enable_threshold_matching (bool): Defaults to ``True``.
         image_sensitivity (float): Defaults to ``0.5``.
         pixel_sensitivity (float): Defaults to ``0.5``.
-        threshold (Literal["f1", "false_alarm_rate"]): Defaults to ``"f1"``.
+        threshold (Literal["f1", "false_alarm_rate"]): ``false_alarm_rate`` looks at the images that are held out, or
+            at the validation images if none are. Defaults to ``"false_alarm_rate"``.
         false_alarm_rate (float): Defaults to ``0.01``.
 
     Attributes:
@@ -100,11 +119,13 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     def __init__(
         self,
         variant: Variant = "cada",
-        predictor: Predictor = "neighbors",
+        predictor: Predictor = "clusters",
+        map_power: float | None = None,
+        score_power: float = 1.0,
         statistics: Statistics = "max",
         targets: Targets = "held_out",
         held_out_fraction: float = 0.1,
-        image_score: ImageScore = "top",
+        image_score: ImageScore | None = None,
         feature_layer: str | None = None,
         convolutions: int = 1,
         linear_layers: int = 2,
@@ -119,7 +140,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         enable_threshold_matching: bool = True,
         image_sensitivity: float = 0.5,
         pixel_sensitivity: float = 0.5,
-        threshold: Literal["f1", "false_alarm_rate"] = "f1",
+        threshold: Literal["f1", "false_alarm_rate"] = "false_alarm_rate",
         false_alarm_rate: float = 0.01,
     ) -> None:
         super().__init__(
@@ -133,6 +154,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         )
         self.variant = variant
         self.predictor = predictor
+        self.map_power = map_power
+        self.score_power = score_power
         self.statistics = statistics
         self.targets = targets
         self.held_out_fraction = held_out_fraction
@@ -159,16 +182,21 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     def _check_arguments(self) -> None:
         choices = {
             "variant": ("cada", "cada_b", "cada_a"),
-            "predictor": ("neighbors", "regressor"),
+            "predictor": ("clusters", "regressor"),
             "statistics": ("max", "std"),
             "targets": ("training", "held_out", "validation"),
-            "image_score": ("top", "max", "model"),
+            "image_score": (None, "top", "max", "model"),
             "convolutions": (0, 1, 2),
             "linear_layers": (1, 2, 3),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 msg = f"{name} is one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        for name in ("map_power", "score_power"):
+            power = getattr(self, name)
+            if power is not None and not 0 <= power <= 1:
+                msg = f"{name} is between 0 and 1, or None for the best of {POWERS}, got {power}."
                 raise ValueError(msg)
         if not 0 < self.held_out_fraction < 1:
             msg = f"held_out_fraction is between 0 and 1, got {self.held_out_fraction}."
@@ -179,8 +207,9 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
         own = ("variant", "targets", "held_out_fraction", "image_score", "feature_layer", "predictor", "statistics")
+        powers = ("map_power", "score_power")
         head = ("convolutions", "linear_layers", "hidden_dim", "dropout", "learning_rate", "max_steps", "batch_size")
-        return (*super()._checkpoint_config_keys, *own, *head, "seed")
+        return (*super()._checkpoint_config_keys, *own, *powers, *head, "seed")
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Get plain data to persist in a checkpoint: arguments, and the shape of the calibration.
@@ -235,7 +264,12 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         prediction = self.calibration(self._tap.take(output.anomaly_map.shape[0]), categories)
         if not torch.compiler.is_compiling():
             self._flags = prediction.unfamiliar
-        return calibrate(output, prediction, self.image_score)
+        return calibrate(output, prediction, self._source_of_score)
+
+    @property
+    def _source_of_score(self) -> ImageScore:
+        by_clusters = isinstance(self.calibration, LevelCalibration)
+        return self.image_score or ("model" if by_clusters else "top")
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Normalise calibrated predictions, for inference and export.
@@ -321,10 +355,16 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         """
         module = cast("AnomalibModule", pl_module)
         step = load_best_weights(trainer, module)
-        data = self._collect(trainer, module, keep_maps=self.options().needs_maps)
+        runs = ModelRuns(trainer, module, self._tap)
+        images = self._images(trainer)
+        data = runs.collect(images, keep_maps=self.options().needs_maps)
         self.calibration = self.fit(data).to(module.device)
+        if isinstance(self.calibration, LevelCalibration):
+            self._set_powers(self.calibration, runs, images)
         logger.info("CADA calibrated with %d normal images (%s).", len(data), self.targets)
         _validate_again(trainer)
+        if self.threshold == "false_alarm_rate" and self.targets != "training":
+            self._take_thresholds(runs, [*images.values()][-1], own_influence(self.calibration, data))
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
 
@@ -365,53 +405,55 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         if self.state_key in checkpoint.get("callbacks", {}):
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
-    def _collect(self, trainer: Trainer, module: AnomalibModule, *, keep_maps: bool) -> CalibrationData:
-        """Run the model on the training images and on unseen ones."""
+    def _images(self, trainer: Trainer) -> dict[str, AnomalibDataset]:
+        """Training images and unseen ones, as they are evaluated."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         example = getattr(datamodule, "val_data", None) or getattr(datamodule, "test_data", None)
-        loader: Any = trainer.train_dataloader
         images = {"training": evaluated_like(TrainingData.of(trainer).images(trainer), example)}
         if self.targets == "held_out":
-            images["held out"] = evaluated_like(self._hold_out(trainer), example)
+            images["held-out"] = evaluated_like(self._hold_out(trainer), example)
         elif self.targets == "validation":
-            images["validation"] = datamodule.val_data
+            images["validation"] = normal_images(datamodule.val_data)
+        if not self.options().by_clusters:
+            return images
+        return {name: at_most(_MOST_IMAGES, dataset, self.seed) for name, dataset in images.items()}
 
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        with self._progress(trainer) as progress:
-            parts = [
-                collect(
-                    dataset,
-                    loader,
-                    partial(self._run, trainer, module),
-                    unseen=name != "training",
-                    keep_maps=keep_maps,
-                    rank=trainer.global_rank,
-                    processes=trainer.world_size,
-                    progress=partial(progress.track, description=f"CADA: {name} images"),
-                )
-                for name, dataset in images.items()
-            ]
-        for part, training in modes.items():
-            part.training = training
-        return reduce(add, parts)
+    def _set_powers(
+        self, calibration: LevelCalibration, runs: ModelRuns, images: Mapping[str, AnomalibDataset]
+    ) -> None:
+        """Say how far maps and image scores are calibrated."""
+        power = self.map_power
+        if power is None and len(calibration.clusters) > 1:
+            examples = runs.examples([*images.values()][-1], images["training"], calibration.clusters, self.seed)
+            power = choose_map_power(examples, calibration.map_levels.cpu(), calibration.map_logarithm)
+        calibration.map_power.fill_(0.0 if power is None else power)
+        calibration.score_power.fill_(self.score_power)
 
-    def _run(self, trainer: Trainer, module: AnomalibModule, batch: ImageBatch) -> ModelOutput:
-        """Features and uncalibrated output for a batch."""
-        batch = trainer.strategy.batch_to_device(batch)
-        images = cast("Tensor", batch.image)
-        if isinstance(module.pre_processor, PreProcessor) and module.pre_processor.transform is not None:
-            images = module.pre_processor.transform(images)
-        with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            self._tap.clear()
-            # Not a call of the model: its hooks would take the features.
-            output = module.model.forward(images)
-        return self._tap.take(len(images)), output
-
-    @staticmethod
-    def _progress(trainer: Trainer) -> Progress:
-        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        return Progress(disable=not shown, transient=True)
+    def _take_thresholds(self, runs: ModelRuns, unseen: AnomalibDataset, influence: Tensor) -> None:
+        """Take thresholds from normal images that neither the model nor, as far as one can, the calibration knows."""
+        calibration = cast("Calibration", self.calibration)
+        scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=self.false_alarm_rate)
+        pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=self.false_alarm_rate)
+        first = 0
+        for batch, (features, output) in runs.outputs(unseen, "thresholds"):
+            categories = getattr(batch, "category", None)
+            calibrated = calibrate(output, calibration(features, categories), self._source_of_score)
+            score = cast("Tensor", calibrated.pred_score).flatten().cpu()
+            rows = slice(first, first + len(score))
+            first += len(score)
+            if isinstance(calibration, LevelCalibration) and self._source_of_score == "model":
+                score = calibration.raised(score, influence[rows])
+            self.widen_range(calibrated)
+            normal = ImageBatch(
+                image=batch.image,
+                gt_label=torch.zeros(len(score), dtype=torch.bool),
+                pred_score=score,
+                anomaly_map=calibrated.anomaly_map,
+            )
+            for metric in (scores, pixels):
+                metric.update(normal)
+        self._image_threshold.copy_(scores.compute())
+        self._pixel_threshold.copy_(pixels.compute())
 
     # Batches
 
@@ -434,8 +476,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
         """
-        del trainer, pl_module
         self._require_calibration()
+        super().on_test_start(trainer, pl_module)
         self.unfamiliar = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

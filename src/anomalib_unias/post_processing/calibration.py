@@ -1,13 +1,9 @@
-"""Predicts, from the features of an image, the statistics that its anomaly map would have if it were normal.
-
-These are the level u (mean of the map) and the height g - u (its maximum, or three standard deviations, above the
-mean). The paper predicts g; two predictions that are close together could make the divisor g - u vanish or negative.
+"""What a calibration is: it predicts, from the features of an image, how its scores have to be shifted and stretched.
 
 All calibrations turn the feature maps of an encoder into a :class:`Prediction`. Their ``arguments`` are plain data
 from which an empty one can be built again, to be filled from a state dict.
 """
 
-import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -16,100 +12,78 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from .feature_memory import FeatureMemory
-from .regression import FeatureHead
+from .clusters import ImageClusters
 
-Statistics = Literal["max", "std"]
 ImageScore = Literal["top", "max", "model"]
 
-logger = logging.getLogger(__name__)
-
 _SHARE_OF_TOP = 100
-# A map that is 0 on the normal images of a product has no height of its own. Products of one model do not differ by as
-# much as this.
-_SMALLEST_HEIGHT = 1e-3
-_IMAGES_AT_ONCE = 256
-
-
-class CategoryNeededError(ValueError):
-    """CaDA-A was used on images whose category is not known."""
+# Images that are this many times as far from their kind as its unseen images are on average belong to none.
+_UNFAMILIAR = 2.0
 
 
 class Prediction(NamedTuple):
-    """What the anomaly map of an image would be like if it were normal.
+    """How the scores of images are calibrated: ``(score - offset) / scale``.
 
     Attributes:
-        level: Mean of the map, ``(B,)``.
-        height: Maximum of the map (or 3 standard deviations) above its mean, ``(B,)``, positive.
-        unfamiliar: Whether the image is unlike all training images, ``(B,)`` bool.
+        map_offset: Of the anomaly map, ``(B,)``.
+        map_scale: Of the anomaly map, ``(B,)``, positive.
+        score_offset: Of the model's image score, ``(B,)``.
+        score_scale: Of the model's image score, ``(B,)``, positive.
+        unfamiliar: Whether the image is of another kind than all training images, ``(B,)`` bool.
     """
 
-    level: Tensor
-    height: Tensor
+    map_offset: Tensor
+    map_scale: Tensor
+    score_offset: Tensor
+    score_scale: Tensor
     unfamiliar: Tensor
 
 
 def calibrate(output: InferenceBatch, prediction: Prediction, image_score: ImageScore) -> InferenceBatch:
-    """Shift and stretch each anomaly map so that normal images have mean 0 and, on average, maximum 1.
+    """Shift and stretch anomaly maps and image scores.
 
     Args:
         output (InferenceBatch): Maps ``(B, 1, H, W)`` or ``(B, H, W)``, and scores.
-        prediction (Prediction): Statistics that the images would have if they were normal.
+        prediction (Prediction): For each image.
         image_score (ImageScore): Where the image score comes from.
 
     Returns:
         InferenceBatch: Calibrated maps, and scores ``(B,)`` (of the model's shape if they are the model's).
     """
-    height = prediction.height.clamp(min=torch.finfo(torch.float32).tiny)
-
-    def transform(scores: Tensor) -> Tensor:
-        shape = (-1, *[1] * (scores.ndim - 1))
-        return (scores - prediction.level.view(shape)) / height.view(shape)
-
-    anomaly_map = transform(cast("Tensor", output.anomaly_map))
+    anomaly_map = _transform(cast("Tensor", output.anomaly_map), prediction.map_offset, prediction.map_scale)
     pixels = anomaly_map.flatten(1)
     if image_score == "model" and output.pred_score is not None:
-        score = transform(output.pred_score)
-    elif image_score == "max":
-        score = pixels.amax(dim=1)
-    else:
+        score = _transform(output.pred_score, prediction.score_offset, prediction.score_scale)
+    elif image_score == "top":
         # The size of a map does not depend on the batch, so the number of pixels is a constant of an exported graph.
         score = pixels.topk(max(1, int(pixels.shape[1]) // _SHARE_OF_TOP), dim=1, sorted=False).values.mean(dim=1)
+    else:
+        score = pixels.amax(dim=1)
     return output._replace(anomaly_map=anomaly_map, pred_score=score)
 
 
+def _transform(scores: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+    shape = (-1, *[1] * (scores.ndim - 1))
+    return (scores - offset.view(shape)) / scale.clamp(min=torch.finfo(torch.float32).tiny).view(shape)
+
+
 class Calibration(nn.Module):
-    """Base of the calibrations: keeps predictions within the range of the targets.
+    """Base of the calibrations.
 
     Args:
-        memory (FeatureMemory): Descriptors of the training images.
+        clusters (ImageClusters): Kinds of the training images.
     """
 
-    def __init__(self, memory: FeatureMemory) -> None:
+    def __init__(self, clusters: ImageClusters) -> None:
         super().__init__()
-        self.memory = memory
-        self.register_buffer("lowest", torch.zeros(2))
-        self.register_buffer("highest", torch.zeros(2))
-        self.lowest: Tensor
-        self.highest: Tensor
+        self.clusters = clusters
 
-    def set_range(self, targets: Tensor) -> None:
-        """Remember the range of the targets, which no prediction leaves.
+    @property
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor besides ``clusters``, plain data."""
 
-        No height is below a thousandth of the largest one. If all of them are 0, they are taken for 1: maps are only
-        shifted.
-
-        Args:
-            targets (Tensor): Level and height of the maps of normal images, ``(N, 2)``.
-        """
-        self.lowest.copy_(targets.amin(dim=0))
-        self.highest.copy_(targets.amax(dim=0))
-        if self.highest[1] <= 0:
-            logger.warning("The anomaly maps of all normal images are constant: CADA shifts them, and stretches none.")
-            self.highest[1] = 1.0
-            self.lowest[1] = 1.0
-        self.lowest[1] = torch.maximum(self.lowest[1], _SMALLEST_HEIGHT * self.highest[1])
-
+    @abstractmethod
     def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> Prediction:
         """Predict.
 
@@ -118,180 +92,10 @@ class Calibration(nn.Module):
             categories (Sequence[str] | None): Category of each image, used by CaDA-A only. Defaults to ``None``.
 
         Returns:
-            Prediction: In units of the anomaly map.
+            Prediction: In units of the model.
         """
-        distances = self.memory(maps)
-        values = self.predict(maps, distances, categories)
-        level, height = torch.minimum(torch.maximum(values, self.lowest), self.highest).unbind(dim=1)
-        return Prediction(level, height, distances.amin(dim=1) > self.memory.limit)
 
-    @property
-    @abstractmethod
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of the constructor besides ``memory``, plain data."""
-
-    @abstractmethod
-    def predict(self, maps: Sequence[Tensor], distances: Tensor, categories: Sequence[str] | None) -> Tensor:
-        """Predict ``(B, 2)`` without limits; ``distances`` ``(B, N)`` are those to the training images."""
-
-
-class TableCalibration(Calibration):
-    """CaDA-A: one pair of statistics for each category, whose name is given with the image.
-
-    Args:
-        memory (FeatureMemory): Descriptors of the training images.
-        categories (Sequence[str]): Names of the categories.
-    """
-
-    def __init__(self, memory: FeatureMemory, categories: Sequence[str]) -> None:
-        super().__init__(memory)
-        self.categories = list(categories)
-        self.register_buffer("table", torch.zeros(len(self.categories), 2))
-        self.table: Tensor
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """See the base class."""
-        return {"categories": self.categories}
-
-    def predict(self, maps: Sequence[Tensor], distances: Tensor, categories: Sequence[str] | None) -> Tensor:
-        """Look the categories up.
-
-        Raises:
-            CategoryNeededError: If there are no categories, or unknown ones.
-        """
-        del maps, distances
-        if categories is None:
-            msg = (
-                "CaDA-A needs the category of every image, and this batch has none. Use it in validation and test with "
-                "UnifiedDataModule or CombinedDataModule; for prediction and export use the variant 'cada' or 'cada_b'."
-            )
-            raise CategoryNeededError(msg)
-        if unknown := sorted(set(categories) - set(self.categories)):
-            msg = f"CaDA-A was trained on the categories {self.categories}, got {unknown}. Train with these too."
-            raise CategoryNeededError(msg)
-        rows = [self.categories.index(category) for category in categories]
-        return self.table[torch.tensor(rows, device=self.table.device)]
-
-
-class ClassifierCalibration(Calibration):
-    """CaDA-B: a classifier tells the category, a table its statistics.
-
-    Args:
-        memory (FeatureMemory): Descriptors of the training images.
-        categories (Sequence[str]): Names of the categories.
-        channels (int): Channels of the deepest feature map.
-        convolutions (int): See :class:`FeatureHead`. Defaults to ``1``.
-        linear_layers (int): See :class:`FeatureHead`. Defaults to ``2``.
-        hidden_dim (int): See :class:`FeatureHead`. Defaults to ``256``.
-        dropout (float): See :class:`FeatureHead`. Defaults to ``0.25``.
-    """
-
-    def __init__(
-        self,
-        memory: FeatureMemory,
-        categories: Sequence[str],
-        channels: int,
-        convolutions: int = 1,
-        linear_layers: int = 2,
-        hidden_dim: int = 256,
-        dropout: float = 0.25,
-    ) -> None:
-        super().__init__(memory)
-        self.categories = list(categories)
-        self._arguments = {
-            "categories": self.categories,
-            "channels": channels,
-            "convolutions": convolutions,
-            "linear_layers": linear_layers,
-            "hidden_dim": hidden_dim,
-            "dropout": dropout,
-        }
-        self.normalization = FeatureNormalization()
-        self.head = FeatureHead(channels, len(self.categories), convolutions, linear_layers, hidden_dim, dropout)
-        self.register_buffer("table", torch.zeros(len(self.categories), 2))
-        self.table: Tensor
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """See the base class."""
-        return self._arguments
-
-    def predict(self, maps: Sequence[Tensor], distances: Tensor, categories: Sequence[str] | None) -> Tensor:
-        """Look the most probable category up."""
-        del distances, categories
-        return self.table[self.head(self.normalization(maps[-1])).argmax(dim=1)]
-
-
-class RegressorCalibration(Calibration):
-    """CADA as in the paper: a small network predicts the statistics.
-
-    Args:
-        memory (FeatureMemory): Descriptors of the training images.
-        channels (int): Channels of the deepest feature map.
-        convolutions (int): See :class:`FeatureHead`. Defaults to ``1``.
-        linear_layers (int): See :class:`FeatureHead`. Defaults to ``2``.
-        hidden_dim (int): See :class:`FeatureHead`. Defaults to ``256``.
-        dropout (float): See :class:`FeatureHead`. Defaults to ``0.25``.
-    """
-
-    def __init__(
-        self,
-        memory: FeatureMemory,
-        channels: int,
-        convolutions: int = 1,
-        linear_layers: int = 2,
-        hidden_dim: int = 256,
-        dropout: float = 0.25,
-    ) -> None:
-        super().__init__(memory)
-        self._arguments = {
-            "channels": channels,
-            "convolutions": convolutions,
-            "linear_layers": linear_layers,
-            "hidden_dim": hidden_dim,
-            "dropout": dropout,
-        }
-        self.normalization = FeatureNormalization()
-        self.head = FeatureHead(channels, 2, convolutions, linear_layers, hidden_dim, dropout)
-        self.register_buffer("center", torch.zeros(2))
-        self.register_buffer("spread", torch.ones(2))
-        self.center: Tensor
-        self.spread: Tensor
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """See the base class."""
-        return self._arguments
-
-    def predict(self, maps: Sequence[Tensor], distances: Tensor, categories: Sequence[str] | None) -> Tensor:
-        """Predict in units of the training scores."""
-        del distances, categories
-        return self.head(self.normalization(maps[-1])) * self.spread + self.center
-
-
-class FeatureNormalization(nn.Module):
-    """Brings feature maps of any scale to mean 0 and spread 1, by one number each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
-        self.center: Tensor
-        self.spread: Tensor
-
-    def fit(self, features: Tensor) -> None:
-        """Take both from features ``(N, ...)``, part by part: there may be many."""
-        moments = torch.stack(
-            [
-                torch.stack([part.double().mean(), part.double().square().mean()]) * len(part)
-                for part in features.split(_IMAGES_AT_ONCE)
-            ]
-        )
-        mean, square = moments.sum(dim=0) / len(features)
-        self.center.copy_(mean)
-        self.spread.copy_((square - mean**2).clamp(min=torch.finfo(torch.float32).tiny).sqrt())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalise features of any shape."""
-        return (features - self.center) / self.spread
+    @staticmethod
+    def unfamiliar(distance: Tensor) -> Tensor:
+        """Which images are of another kind, by their distance to the nearest cluster ``(B,)``."""
+        return distance > _UNFAMILIAR

@@ -3,14 +3,16 @@
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch, InferenceBatch
 from anomalib.data.utils import LabelName
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Subset
 
-from .feature_memory import describe
+from .clusters import describe
 
 # The head of the paper pools anyway; a finer grid than that of a ResNet's last stage at 224 pixels costs memory.
 _MAP_SIDE = 7
@@ -26,7 +28,8 @@ class CalibrationData:
 
     Attributes:
         descriptors: Mean features ``(N, D)``, float32.
-        statistics: Mean, maximum and standard deviation of the anomaly map, ``(N, 3)``, float32.
+        statistics: Mean, maximum, standard deviation and minimum of the anomaly map, ``(N, 4)``, float32.
+        scores: Image scores ``(N,)``, float32.
         categories: Category of each image, or ``None`` where the data set does not tell.
         unseen: Which images the model was not trained on, ``(N,)`` bool.
         maps: Deepest feature maps, see :func:`shrink`, ``(N, C, H, W)``, float16; ``None`` unless they were asked for.
@@ -34,6 +37,7 @@ class CalibrationData:
 
     descriptors: Tensor
     statistics: Tensor
+    scores: Tensor
     categories: list[str] | None
     unseen: Tensor
     maps: Tensor | None = None
@@ -52,6 +56,7 @@ class CalibrationData:
         return CalibrationData(
             descriptors=torch.cat([self.descriptors, other.descriptors]),
             statistics=torch.cat([self.statistics, other.statistics]),
+            scores=torch.cat([self.scores, other.scores]),
             categories=[*(self.categories or ()), *(other.categories or ())] if both else None,
             unseen=torch.cat([self.unseen, other.unseen]),
             maps=torch.cat([self.maps, other.maps]) if self.maps is not None and other.maps is not None else None,
@@ -63,6 +68,7 @@ class _Row:
     index: int
     descriptor: Tensor
     statistics: Tensor
+    score: Tensor
     category: str | None
     map: Tensor | None
 
@@ -129,7 +135,7 @@ def _rows(
     categories: Sequence[str] | None,
     keep_maps: bool,
 ) -> list[_Row]:
-    statistics = map_statistics(output).cpu()
+    statistics, scores = map_statistics(output).cpu(), image_scores(output).cpu()
     if not torch.isfinite(statistics).all():
         broken = [path for path, row in zip(paths or (), statistics, strict=False) if not torch.isfinite(row).all()]
         msg = f"The anomaly maps of {broken or 'some images'} are not finite: the model has not been trained well."
@@ -142,6 +148,7 @@ def _rows(
             # Not a view, which would take its whole batch along to other processes.
             descriptor=descriptors[i].clone(),
             statistics=statistics[i].clone(),
+            score=scores[i].clone(),
             category=categories[i] if categories else None,
             map=pooled[i].clone() if pooled is not None else None,
         )
@@ -150,13 +157,13 @@ def _rows(
 
 
 def map_statistics(output: InferenceBatch) -> Tensor:
-    """Mean, maximum and standard deviation of anomaly maps.
+    """Mean, maximum, standard deviation and minimum of anomaly maps.
 
     Args:
         output (InferenceBatch): With maps ``(B, 1, H, W)`` or ``(B, H, W)``.
 
     Returns:
-        Tensor: ``(B, 3)``, float32.
+        Tensor: ``(B, 4)``, float32.
 
     Raises:
         CalibrationDataError: If there are no maps.
@@ -165,7 +172,14 @@ def map_statistics(output: InferenceBatch) -> Tensor:
         msg = "The model gives no anomaly map, which CADA calibrates. Use a model that localises defects."
         raise CalibrationDataError(msg)
     pixels = output.anomaly_map.flatten(1).float()
-    return torch.stack([pixels.mean(dim=1), pixels.amax(dim=1), pixels.std(dim=1)], dim=1)
+    return torch.stack([pixels.mean(dim=1), pixels.amax(dim=1), pixels.std(dim=1), pixels.amin(dim=1)], dim=1)
+
+
+def image_scores(output: InferenceBatch) -> Tensor:
+    """Image scores ``(B,)``, float32: those of the model, or else the maxima of its maps."""
+    if output.pred_score is not None:
+        return output.pred_score.flatten().float()
+    return cast("Tensor", output.anomaly_map).flatten(1).float().amax(dim=1)
 
 
 def shrink(features: Tensor) -> Tensor:
@@ -188,6 +202,7 @@ def _join(rows: Sequence[_Row], *, unseen: bool) -> CalibrationData:
     return CalibrationData(
         descriptors=torch.stack([row.descriptor for row in rows]),
         statistics=torch.stack([row.statistics for row in rows]),
+        scores=torch.stack([row.score for row in rows]),
         categories=categories if len(categories) == len(rows) else None,
         unseen=torch.full((len(rows),), unseen),
         maps=torch.stack(maps) if maps else None,
@@ -208,3 +223,16 @@ def evaluated_like(dataset: AnomalibDataset, example: AnomalibDataset | None) ->
     if example is not None:
         dataset.augmentations = example.augmentations
     return dataset
+
+
+def normal_images(dataset: AnomalibDataset) -> AnomalibDataset:
+    """The normal images of a data set."""
+    return dataset.subsample(np.flatnonzero(dataset.samples.label_index == LabelName.NORMAL).tolist())
+
+
+def at_most(count: int, dataset: AnomalibDataset, seed: int) -> AnomalibDataset:
+    """A data set, or as many images of it, drawn at random."""
+    if len(dataset) <= count:
+        return dataset
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    return dataset.subsample(order[:count].sort().values.tolist())

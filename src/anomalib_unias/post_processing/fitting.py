@@ -9,23 +9,21 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
 
-from .calibration import (
-    Calibration,
-    ClassifierCalibration,
-    RegressorCalibration,
-    Statistics,
-    TableCalibration,
-)
+from .calibration import Calibration
 from .calibration_data import CalibrationData, CalibrationDataError
-from .feature_memory import FeatureMemory
-from .neighbors import NeighborCalibration
+from .clusters import ImageClusters
+from .levels import ClusterMeans, LevelCalibration
+from .published import ClassifierCalibration, RegressorCalibration, Statistics, StatisticsCalibration, TableCalibration
 from .regression import category_table, smooth_l1, train_head
 
+# Products of one model do not differ by as much as this.
+_SMALLEST_SHARE = 1e-3
+
 Variant = Literal["cada", "cada_b", "cada_a"]
-Predictor = Literal["neighbors", "regressor"]
+Predictor = Literal["clusters", "regressor"]
 
 _CLASSES: dict[str, type[Calibration]] = {
-    kind.__name__: kind for kind in (ClassifierCalibration, NeighborCalibration, RegressorCalibration, TableCalibration)
+    kind.__name__: kind for kind in (ClassifierCalibration, LevelCalibration, RegressorCalibration, TableCalibration)
 }
 
 
@@ -50,6 +48,11 @@ class CalibrationOptions:
         """Whether feature maps are needed, not only their means."""
         return self.variant == "cada_b" or (self.variant == "cada" and self.predictor == "regressor")
 
+    @property
+    def by_clusters(self) -> bool:
+        """Whether the default calibration is fitted, for which a sample of the images is enough."""
+        return self.variant == "cada" and self.predictor == "clusters"
+
 
 def fit_calibration(data: CalibrationData, options: CalibrationOptions) -> Calibration:
     """Fit a calibration; the same data and options give the same calibration.
@@ -66,19 +69,11 @@ def fit_calibration(data: CalibrationData, options: CalibrationOptions) -> Calib
     """
     with isolate_rng(include_cuda=False), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(options.seed)
-        mean, maximum, deviation = data.statistics.unbind(dim=1)
-        height = maximum - mean if options.statistics == "max" else 3 * deviation
-        targets = torch.stack([mean, height], dim=1)
-        memory = FeatureMemory.fit(data.descriptors)
-        if options.variant == "cada_a":
-            calibration: Calibration = _fit_table(memory, data, targets)
-        elif options.variant == "cada_b":
-            calibration = _fit_classifier(memory, data, targets, options)
-        elif options.predictor == "regressor":
-            calibration = _fit_regressor(memory, data, targets, options)
+        clusters = ImageClusters.fit(data.descriptors, data.trusted)
+        if options.by_clusters:
+            calibration: Calibration = _fit_levels(clusters, data)
         else:
-            calibration = NeighborCalibration.fit(memory, targets, data.trusted)
-        calibration.set_range(targets[data.trusted])
+            calibration = _fit_published(clusters, data, options)
     return calibration.eval().requires_grad_(False)
 
 
@@ -93,7 +88,7 @@ def specification(calibration: Calibration) -> dict[str, Any]:
     """
     return {
         "kind": type(calibration).__name__,
-        "memory": calibration.memory.arguments,
+        "clusters": calibration.clusters.arguments,
         "arguments": calibration.arguments,
     }
 
@@ -107,20 +102,77 @@ def empty_calibration(description: Mapping[str, Any]) -> Calibration:
     Returns:
         Calibration: In eval mode and without gradients.
     """
-    memory = FeatureMemory(**description["memory"])
+    clusters = ImageClusters(**description["clusters"])
     build = cast("Callable[..., Calibration]", _CLASSES[description["kind"]])
-    return build(memory, **description["arguments"]).eval().requires_grad_(False)
+    return build(clusters, **description["arguments"]).eval().requires_grad_(False)
 
 
-def _fit_table(memory: FeatureMemory, data: CalibrationData, targets: Tensor) -> TableCalibration:
+def own_influence(calibration: Calibration, data: CalibrationData) -> Tensor:
+    """How much the images that a calibration was fitted to have raised the level that their own score is compared with.
+
+    Without it these scores would look more normal than those of new images.
+
+    Args:
+        calibration (Calibration): Fitted to the data.
+        data (CalibrationData): Normal images.
+
+    Returns:
+        Tensor: Of the trusted images, in the unit of ``score_levels``; 0 for the calibrations of the paper.
+    """
+    if not isinstance(calibration, LevelCalibration):
+        return torch.zeros(int(data.trusted.sum()))
+    values, _ = _in_logarithms(data.scores)
+    cluster = calibration.clusters.assign(data.descriptors.to(calibration.clusters.centers.device)).cluster.cpu()
+    means = ClusterMeans.fit(values, cluster, len(calibration.clusters), data.trusted)
+    return means.influence_of_each(values[data.trusted], cluster[data.trusted])
+
+
+def _fit_levels(clusters: ImageClusters, data: CalibrationData) -> LevelCalibration:
+    peaks, map_logarithm = _in_logarithms(data.statistics[:, 1], data.statistics[:, 3])
+    scores, score_logarithm = _in_logarithms(data.scores)
+    calibration = LevelCalibration(clusters, map_logarithm, score_logarithm)
+    cluster = clusters.assign(data.descriptors).cluster
+    known = clusters.nearest_of(cluster[data.trusted].unique())
+    for values, levels in ((peaks, calibration.map_levels), (scores, calibration.score_levels)):
+        levels.copy_(ClusterMeans.fit(values, cluster, len(clusters), data.trusted).levels()[known])
+    return calibration
+
+
+def _in_logarithms(values: Tensor, lowest: Tensor | None = None) -> tuple[Tensor, bool]:
+    """Logarithms of scores ``(N,)``, and ``True``; scores that may be negative as they are, and ``False``.
+
+    No logarithm is below that of a thousandth of the largest score: a map that is 0 has no scale of its own.
+    """
+    smallest = float((values if lowest is None else lowest).min())
+    if smallest < 0:
+        return values, False
+    largest = float(values.max())
+    return (values.clamp(min=_SMALLEST_SHARE * largest).log() if largest > 0 else torch.zeros_like(values)), True
+
+
+def _fit_published(clusters: ImageClusters, data: CalibrationData, options: CalibrationOptions) -> Calibration:
+    mean, maximum, deviation, _ = data.statistics.unbind(dim=1)
+    height = maximum - mean if options.statistics == "max" else 3 * deviation
+    targets = torch.stack([mean, height], dim=1)
+    if options.variant == "cada_a":
+        calibration: StatisticsCalibration = _fit_table(clusters, data, targets)
+    elif options.variant == "cada_b":
+        calibration = _fit_classifier(clusters, data, targets, options)
+    else:
+        calibration = _fit_regressor(clusters, data, targets, options)
+    calibration.set_range(targets[data.trusted])
+    return calibration
+
+
+def _fit_table(clusters: ImageClusters, data: CalibrationData, targets: Tensor) -> TableCalibration:
     names, table = category_table(targets, _categories(data), data.trusted)
-    calibration = TableCalibration(memory, names)
+    calibration = TableCalibration(clusters, names)
     calibration.table.copy_(table)
     return calibration
 
 
 def _fit_classifier(
-    memory: FeatureMemory,
+    clusters: ImageClusters,
     data: CalibrationData,
     targets: Tensor,
     options: CalibrationOptions,
@@ -129,7 +181,7 @@ def _fit_classifier(
     names, table = category_table(targets, categories, data.trusted)
     maps = _maps(data)
     calibration = ClassifierCalibration(
-        memory,
+        clusters,
         names,
         maps.shape[1],
         options.convolutions,
@@ -145,14 +197,14 @@ def _fit_classifier(
 
 
 def _fit_regressor(
-    memory: FeatureMemory,
+    clusters: ImageClusters,
     data: CalibrationData,
     targets: Tensor,
     options: CalibrationOptions,
 ) -> RegressorCalibration:
     maps, targets = _maps(data)[data.trusted], targets[data.trusted]
     calibration = RegressorCalibration(
-        memory, maps.shape[1], options.convolutions, options.linear_layers, options.hidden_dim, options.dropout
+        clusters, maps.shape[1], options.convolutions, options.linear_layers, options.hidden_dim, options.dropout
     )
     calibration.normalization.fit(maps)
     calibration.center.copy_(targets.mean(dim=0))

@@ -1,13 +1,18 @@
 """A post-processor whose normalised scores keep the order of the raw ones."""
 
-from typing import Any, Literal
+import logging
+from typing import Any, Literal, Self
 
 import torch
+from anomalib.data import Batch, InferenceBatch
 from anomalib.metrics import AnomalibMetric
 from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from anomalib_unias.metrics.thresholds import F1Threshold, FalseAlarmThreshold
+
+logger = logging.getLogger(__name__)
 
 # Share of the way from the threshold to 0 or 1 that the validated range of scores takes up.
 _VALIDATED_SHARE = 0.9
@@ -65,6 +70,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         self.threshold = threshold
         self.false_alarm_rate = false_alarm_rate
         self._set_threshold_metrics()
+        self._known_thresholds = (False, False)
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
@@ -92,6 +98,92 @@ class OrderPreservingPostProcessor(PostProcessor):
             )
         msg = f"threshold is 'f1' or 'false_alarm_rate', got {self.threshold!r}."
         raise ValueError(msg)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """Normalise predictions, and predict labels and masks as far as there are thresholds.
+
+        Args:
+            predictions (InferenceBatch): Output of the model.
+
+        Returns:
+            InferenceBatch: Without labels if there is no image threshold, without masks if there is no pixel threshold.
+        """
+        return self._without_guesses(super().forward(predictions))
+
+    def threshold_batch(self, batch: Batch) -> None:
+        """Predict labels and masks as far as there are thresholds.
+
+        Args:
+            batch (Batch): With normalised scores.
+        """
+        given = batch.pred_label, batch.pred_mask
+        super().threshold_batch(batch)
+        image, pixel = self._thresholds_there_are()
+        if not image:
+            batch.pred_label = given[0]
+        if not pixel:
+            batch.pred_mask = given[1]
+
+    def _without_guesses(self, batch: InferenceBatch) -> InferenceBatch:
+        # anomalib 2.7.0 compares raw scores with 0.5 where there is no threshold.
+        image, pixel = self._thresholds_there_are()
+        return batch._replace(
+            pred_label=batch.pred_label if image else None, pred_mask=batch.pred_mask if pixel else None
+        )
+
+    def _thresholds_there_are(self) -> tuple[bool, bool]:
+        """Whether there is a threshold for images, and for pixels; what a graph contains is known in advance."""
+        if torch.compiler.is_compiling():
+            return self._known_thresholds
+        return not bool(self.image_threshold.isnan()), not bool(self.pixel_threshold.isnan())
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a graph that is exported after ``eval()`` has labels and masks if there are thresholds.
+
+        Args:
+            mode (bool): Defaults to ``True``.
+
+        Returns:
+            Self: The post-processor.
+        """
+        self._known_thresholds = self._thresholds_there_are()
+        return super().train(mode)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if nothing can be called defective.
+
+        Args:
+            trainer (Trainer): The trainer.
+            pl_module (LightningModule): The model.
+        """
+        del trainer, pl_module
+        if self.enable_thresholding and not self._thresholds_there_are()[0]:
+            logger.warning(
+                "There is no threshold, since the model was not validated: no image is called good or defective. "
+                "Train with a validation set (val_split_mode), or with a CadaPostProcessor, which needs none."
+            )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if nothing can be called defective.
+
+        Args:
+            trainer (Trainer): The trainer.
+            pl_module (LightningModule): The model.
+        """
+        self.on_test_start(trainer, pl_module)
+
+    def widen_range(self, batch: Batch | InferenceBatch) -> None:
+        """Let the range of validated scores include those of a batch, also where there is no range yet.
+
+        Args:
+            batch (Batch | InferenceBatch): With image scores and anomaly maps.
+        """
+        for kind, scores in (("image", batch.pred_score), ("pixel", batch.anomaly_map)):
+            if scores is None:
+                continue
+            low, high = getattr(self, f"{kind}_min"), getattr(self, f"{kind}_max")
+            low.copy_(torch.fmin(low, scores.min().to(low)))
+            high.copy_(torch.fmax(high, scores.max().to(high)))
 
     @staticmethod
     def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:

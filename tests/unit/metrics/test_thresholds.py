@@ -95,9 +95,30 @@ def test_false_alarms_stay_at_the_chosen_rate(rate: float) -> None:
     metric.update(batch_of(scores[77:], labels[77:]))
     normal = np.sort(np.float32(scores[~labels]))
     threshold = float(metric.compute())
-    assert (normal > threshold).mean() <= rate
-    lower = normal[np.searchsorted(normal, threshold) - 2]
-    assert (normal > lower).mean() > rate
+    assert (normal > threshold).sum() == max(0, int(rate * (len(normal) + 1)) - 1)
+
+
+def test_new_images_exceed_the_threshold_no_more_often_than_promised() -> None:
+    rng, rate = np.random.default_rng(0), 0.05
+    alarms = []
+    for _ in range(400):
+        scores = rng.exponential(size=60)
+        metric = FalseAlarmThreshold(fields=FIELDS, false_alarm_rate=rate)
+        metric.update(batch_of(scores[:39], np.zeros(39)))
+        alarms.append((np.float32(scores[39:]) > float(metric.compute())).mean())
+    # 39 scores can promise 2 / 40; halfway between two of them it is a little less.
+    assert 0.6 * rate < np.mean(alarms) <= rate
+
+
+def test_f1_says_that_it_is_no_good_where_good_images_are_a_minority(caplog: pytest.LogCaptureFixture) -> None:
+    metric = F1Threshold(fields=FIELDS)
+    metric.update(batch_of([0.1, 0.5, 0.6], [0, 1, 0]))
+    metric.compute()
+    assert not caplog.text
+    metric.update(batch_of([0.1, 0.4, 0.2], [0, 1, 1]))
+    metric.update(batch_of([0.7], [1]))
+    metric.compute()
+    assert "from 3 good and 4 defective images" in caplog.text
 
 
 def test_false_alarm_rate_of_pixels_in_bounded_memory() -> None:
@@ -117,7 +138,10 @@ def test_too_few_normal_images_for_a_rate_are_reported(caplog: pytest.LogCapture
     metric.update(batch_of([0.1, 0.4, 0.2], [0, 0, 0]))
     with caplog.at_level(logging.WARNING):
         assert float(metric.compute()) == pytest.approx(0.403)
-    assert "cannot be seen in 3 normal scores" in caplog.text
+    assert (
+        "3 normal scores can promise a false alarm rate of 0.25 at best, 0.001 was asked for (it needs 999)"
+        in caplog.text
+    )
     metric.reset()
     for nothing_normal in (batch_of([0.1], [1]), batch_of([], [])):
         metric.update(nothing_normal)

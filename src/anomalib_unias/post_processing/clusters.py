@@ -1,0 +1,162 @@
+"""Kinds of images, found from their features alone: what takes the place of the category that nobody tells."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from sklearn.cluster import HDBSCAN
+from torch import Tensor, nn
+
+# As few images of a kind are enough.
+_SMALLEST_CLUSTER = 3
+_DIMENSIONS = 64
+# HDBSCAN compares all pairs of images. A kind that is not among as many is rare.
+_MOST_IMAGES = 4096
+_MOST_CLUSTERS = 1024
+_SHRINKAGE = 0.05
+
+
+def describe(maps: Sequence[Tensor]) -> Tensor:
+    """Describe images by the means of their features: local defects hardly move them.
+
+    Args:
+        maps (Sequence[Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level.
+
+    Returns:
+        Tensor: ``(B, D)``, D being the sum of all channels.
+    """
+    return torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1)
+
+
+class Assignment(NamedTuple):
+    """Where images belong.
+
+    Attributes:
+        cluster: Index of the nearest cluster, ``(B,)``, int64.
+        distance: Distance to its centre, in units of the mean distance of unseen normal images of it (of a little more
+            if there are few), ``(B,)``.
+    """
+
+    cluster: Tensor
+    distance: Tensor
+
+
+class ImageClusters(nn.Module):
+    """Clusters of normal images, such as the products of a line.
+
+    HDBSCAN (Campello et al. 2013) on the standardised means of the feature maps finds as many clusters as there are. An
+    image belongs to the one with the nearest centre, by the Mahalanobis distance whose covariance all clusters share
+    (linear discriminant analysis).
+
+    Args:
+        channels (int): D, the length of a descriptor.
+        dimensions (int): P, principal axes that are kept.
+        clusters (int): K.
+    """
+
+    def __init__(self, channels: int, dimensions: int, clusters: int) -> None:
+        super().__init__()
+        self.register_buffer("origin", torch.zeros(channels))
+        self.register_buffer("projection", torch.zeros(channels, dimensions))
+        self.register_buffer("centers", torch.zeros(clusters, dimensions))
+        self.register_buffer("radii", torch.ones(clusters))
+        self.origin: Tensor
+        self.projection: Tensor
+        self.centers: Tensor
+        self.radii: Tensor
+
+    @classmethod
+    def fit(cls, descriptors: Tensor, unseen: Tensor) -> "ImageClusters":
+        """Find the clusters.
+
+        Args:
+            descriptors (Tensor): Of N normal images, ``(N, D)``.
+            unseen (Tensor): Images that stand for new ones, ``(N,)`` bool; at least one.
+
+        Returns:
+            ImageClusters: Fitted; the same descriptors give the same clusters.
+        """
+        descriptors = descriptors.double()
+        origin, spread = descriptors.mean(dim=0), descriptors.std(dim=0, correction=0)
+        scale = torch.where(spread > 0, 1 / spread, torch.zeros_like(spread)) / descriptors.shape[1] ** 0.5
+        axes = _principal_axes((descriptors - origin) * scale)
+        points = (descriptors - origin) * scale @ axes
+        centers = _centers(points)
+        nearest = torch.cdist(points, centers).argmin(dim=1)
+        whitening = _whitening(points - centers[nearest])
+
+        clusters = cls(descriptors.shape[1], axes.shape[1], len(centers))
+        clusters.origin.copy_(origin)
+        clusters.projection.copy_(scale[:, None] * axes @ whitening)
+        clusters.centers.copy_(centers @ whitening)
+        new = clusters.assign(descriptors[unseen].float())
+        clusters.radii.copy_(_mean_by_cluster(new, len(centers)))
+        return clusters
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """Arguments of the constructor, plain data."""
+        return dict(zip(("channels", "dimensions"), self.projection.shape, strict=True)) | {"clusters": len(self)}
+
+    def __len__(self) -> int:
+        return len(self.centers)
+
+    def forward(self, maps: Sequence[Tensor]) -> Assignment:
+        """Find the cluster of images.
+
+        Args:
+            maps (Sequence[Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level.
+
+        Returns:
+            Assignment: Of each image.
+        """
+        return self.assign(describe(maps))
+
+    def assign(self, descriptors: Tensor) -> Assignment:
+        """Find the cluster of descriptors ``(B, D)``."""
+        points = (descriptors - self.origin) @ self.projection
+        squares = points.square().sum(dim=1, keepdim=True) + self.centers.square().sum(dim=1)
+        nearest = (squares - 2 * points @ self.centers.T).min(dim=1)
+        return Assignment(nearest.indices, nearest.values.clamp(min=0).sqrt() / self.radii[nearest.indices])
+
+    def nearest_of(self, some: Tensor) -> Tensor:
+        """For each cluster the nearest one ``(K,)`` of some clusters, given by their indices ``(k,)``."""
+        return some[torch.cdist(self.centers, self.centers[some]).argmin(dim=1)]
+
+
+def _principal_axes(points: Tensor) -> Tensor:
+    return torch.linalg.eigh(points.T @ points).eigenvectors.flip(dims=(1,))[:, :_DIMENSIONS]
+
+
+def _centers(points: Tensor) -> Tensor:
+    """Means of the clusters of points ``(N, P)``: ``(K, P)``, one cluster if there is no structure."""
+    if len(points) > _MOST_IMAGES:
+        chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_MOST_IMAGES]
+        points = points[chosen.sort().values]
+    if len(points) < 2 * _SMALLEST_CLUSTER:
+        return points.mean(dim=0, keepdim=True)
+    labels = torch.from_numpy(HDBSCAN(min_cluster_size=_SMALLEST_CLUSTER, copy=True).fit_predict(points.numpy()))
+    sizes = torch.bincount(labels[labels >= 0])
+    largest = sizes.argsort(descending=True, stable=True)[:_MOST_CLUSTERS].tolist()
+    means = [points[labels == k].mean(dim=0) for k in sorted(largest)]
+    return torch.stack(means or [points.mean(dim=0)])
+
+
+def _whitening(residuals: Tensor) -> Tensor:
+    """Matrix ``(P, P)`` after which residuals ``(N, P)`` have the same spread along all axes."""
+    covariance = residuals.T @ residuals / len(residuals)
+    identity = torch.eye(len(covariance), dtype=covariance.dtype)
+    average = covariance.trace() / len(covariance)
+    if average <= 0:  # images that are all alike
+        return identity
+    shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * average * identity
+    return torch.linalg.cholesky(torch.linalg.inv(shrunk))
+
+
+def _mean_by_cluster(new: Assignment, clusters: int) -> Tensor:
+    """Mean distance in each cluster, together with one image at the mean distance of all, and with a margin for few."""
+    everywhere = new.distance.mean()
+    sums = torch.zeros(clusters).index_add_(0, new.cluster, new.distance)
+    means = (sums + everywhere) / (torch.bincount(new.cluster, minlength=clusters) + 1)
+    means = means * (1 + 2 / len(new.distance))
+    return torch.where(means > 0, means, torch.ones_like(means))

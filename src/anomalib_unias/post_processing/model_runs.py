@@ -1,0 +1,163 @@
+"""Runs a trained model, as it is without calibration, on the images that a calibration is fitted to."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial, reduce
+from operator import add
+from typing import Any, cast
+
+import torch
+from anomalib.data import AnomalibDataset, ImageBatch, InferenceBatch
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Trainer
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from anomalib_unias.data.synthetic_defects import SyntheticDefect, SyntheticDefects
+
+from .calibration_data import CalibrationData, ModelOutput, collect
+from .clusters import ImageClusters
+from .encoders import FeatureTap
+from .selection import Examples, small
+
+# Enough to compare how far maps are calibrated.
+_EXAMPLES = 256
+
+
+class ModelRuns:
+    """Runs of one model at the end of its training, with progress bars.
+
+    Args:
+        trainer (Trainer): At the end of training.
+        module (AnomalibModule): The model.
+        tap (FeatureTap): Hooked into its encoder.
+    """
+
+    def __init__(self, trainer: Trainer, module: AnomalibModule, tap: FeatureTap) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._tap = tap
+        self._map_size: tuple[int, ...] = ()
+
+    def collect(self, images: Mapping[str, AnomalibDataset], *, keep_maps: bool) -> CalibrationData:
+        """Run the model on the normal ones of the images; the processes of a run share them.
+
+        Args:
+            images (Mapping[str, AnomalibDataset]): Data sets by what they are, all but ``"training"`` unseen.
+            keep_maps (bool): Keep the deepest feature maps.
+
+        Returns:
+            CalibrationData: Of all images.
+        """
+        with self._evaluating(), self._progress() as progress:
+            parts = [
+                collect(
+                    dataset,
+                    self._loader,
+                    self._run,
+                    unseen=name != "training",
+                    keep_maps=keep_maps,
+                    rank=self._trainer.global_rank,
+                    processes=self._trainer.world_size,
+                    progress=partial(progress.track, description=f"CADA: {name} images"),
+                )
+                for name, dataset in images.items()
+            ]
+        return reduce(add, parts)
+
+    def examples(
+        self, normal: AnomalibDataset, source: AnomalibDataset, clusters: ImageClusters, seed: int
+    ) -> Examples:
+        """Run the model on normal images and on synthetic defects.
+
+        Args:
+            normal (AnomalibDataset): Normal images, of which as many are used as there are defects.
+            source (AnomalibDataset): Images on which defects are made.
+            clusters (ImageClusters): Tells what kind an image is of.
+            seed (int): Of the defects.
+
+        Returns:
+            Examples: Of both.
+        """
+        good = [self._example(*run, clusters) for run in self.outputs(_first(normal, _EXAMPLES), "normal images")]
+        size = cast("tuple[int, int]", self._map_size)
+        defects = SyntheticDefects(source, size, _EXAMPLES, seed)
+        loader: Any = DataLoader(defects, self._loader.batch_size, collate_fn=_as_batch)
+        bad = [self._example(*run, clusters) for run in self._outputs(loader, "synthetic defects")]
+        return reduce(add, good + bad)
+
+    def outputs(self, images: AnomalibDataset, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
+        """Run the model on images, all of them in every process.
+
+        Args:
+            images (AnomalibDataset): Images.
+            name (str): What they are, for the progress bar.
+
+        Yields:
+            tuple[ImageBatch, ModelOutput]: Batches, features and uncalibrated outputs.
+        """
+        loader = DataLoader(
+            images,
+            self._loader.batch_size,
+            num_workers=self._loader.num_workers,
+            collate_fn=self._loader.collate_fn,
+        )
+        yield from self._outputs(loader, name)
+
+    def _outputs(self, loader: DataLoader, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
+        with self._evaluating(), self._progress() as progress:
+            for batch in progress.track(loader, description=f"CADA: {name}"):
+                output = self._run(batch)
+                self._map_size = tuple(cast("Tensor", output[1].anomaly_map).shape[-2:])
+                yield batch, output
+
+    def _example(self, batch: ImageBatch, run: ModelOutput, clusters: ImageClusters) -> Examples:
+        features, output = run
+        maps = cast("Tensor", output.anomaly_map).float().cpu()
+        maps = maps.reshape(len(maps), *maps.shape[-2:])
+        masks = batch.gt_mask if batch.gt_mask is not None and batch.gt_mask.any() else torch.zeros_like(maps)
+        return Examples(*small(maps, masks), clusters(features).cluster.cpu())
+
+    def _run(self, batch: ImageBatch) -> ModelOutput:
+        """Features and uncalibrated output for a batch."""
+        batch = self._trainer.strategy.batch_to_device(batch)
+        images = cast("Tensor", batch.image)
+        pre_processor = self._module.pre_processor
+        if isinstance(pre_processor, PreProcessor) and pre_processor.transform is not None:
+            images = pre_processor.transform(images)
+        with torch.no_grad(), self._trainer.precision_plugin.val_step_context():
+            self._tap.clear()
+            # Not a call of the model: its hooks would take the features.
+            output: InferenceBatch = self._module.model.forward(images)
+        return self._tap.take(len(images)), output
+
+    @property
+    def _loader(self) -> DataLoader:
+        return cast("DataLoader", self._trainer.train_dataloader)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = {part: part.training for part in self._module.modules()}
+        self._module.eval()
+        try:
+            yield
+        finally:
+            for part, training in modes.items():
+                part.training = training
+
+    def _progress(self) -> Progress:
+        shown = self._trainer.is_global_zero and self._trainer.progress_bar_callback is not None
+        return Progress(disable=not shown, transient=True)
+
+
+def _first(images: AnomalibDataset, count: int) -> AnomalibDataset:
+    return images.subsample(list(range(min(count, len(images)))))
+
+
+def _as_batch(defects: list[SyntheticDefect]) -> ImageBatch:
+    return ImageBatch(
+        image=torch.stack([defect.image for defect in defects]),
+        gt_mask=torch.stack([defect.mask for defect in defects]),
+    )

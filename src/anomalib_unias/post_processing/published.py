@@ -1,0 +1,234 @@
+"""The calibrations of the paper: the statistics that the anomaly map of an image would have if it were normal.
+
+These are the level u (mean of the map) and the height g - u (its maximum, or three standard deviations, above the
+mean). The paper predicts g; two predictions that are close together could make the divisor g - u vanish or negative.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .calibration import Calibration, Prediction
+from .clusters import ImageClusters
+from .regression import FeatureHead
+
+Statistics = Literal["max", "std"]
+
+logger = logging.getLogger(__name__)
+
+# A map that is 0 on the normal images of a product has no height of its own. Products of one model do not differ by as
+# much as this.
+_SMALLEST_HEIGHT = 1e-3
+_IMAGES_AT_ONCE = 256
+
+
+class CategoryNeededError(ValueError):
+    """CaDA-A was used on images whose category is not known."""
+
+
+class StatisticsCalibration(Calibration):
+    """Base: gives normal images mean 0 and, on average, maximum 1, by predictions within the range of the targets.
+
+    Args:
+        clusters (ImageClusters): Kinds of the training images.
+    """
+
+    def __init__(self, clusters: ImageClusters) -> None:
+        super().__init__(clusters)
+        self.register_buffer("lowest", torch.zeros(2))
+        self.register_buffer("highest", torch.zeros(2))
+        self.lowest: Tensor
+        self.highest: Tensor
+
+    def set_range(self, targets: Tensor) -> None:
+        """Remember the range of the targets, which no prediction leaves.
+
+        No height is below a thousandth of the largest one. If all of them are 0, they are taken for 1: maps are only
+        shifted.
+
+        Args:
+            targets (Tensor): Level and height of the maps of normal images, ``(N, 2)``.
+        """
+        self.lowest.copy_(targets.amin(dim=0))
+        self.highest.copy_(targets.amax(dim=0))
+        if self.highest[1] <= 0:
+            logger.warning("The anomaly maps of all normal images are constant: CADA shifts them, and stretches none.")
+            self.highest[1] = 1.0
+            self.lowest[1] = 1.0
+        self.lowest[1] = torch.maximum(self.lowest[1], _SMALLEST_HEIGHT * self.highest[1])
+
+    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> Prediction:
+        """See the base class."""
+        values = self.predict(maps, categories)
+        level, height = torch.minimum(torch.maximum(values, self.lowest), self.highest).unbind(dim=1)
+        return Prediction(level, height, level, height, self.unfamiliar(self.clusters(maps).distance))
+
+    @abstractmethod
+    def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:
+        """Predict level and height of the map, ``(B, 2)``, without limits."""
+
+
+class TableCalibration(StatisticsCalibration):
+    """CaDA-A: one pair of statistics for each category, whose name is given with the image.
+
+    Args:
+        clusters (ImageClusters): Kinds of the training images.
+        categories (Sequence[str]): Names of the categories.
+    """
+
+    def __init__(self, clusters: ImageClusters, categories: Sequence[str]) -> None:
+        super().__init__(clusters)
+        self.categories = list(categories)
+        self.register_buffer("table", torch.zeros(len(self.categories), 2))
+        self.table: Tensor
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"categories": self.categories}
+
+    def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:
+        """Look the categories up.
+
+        Raises:
+            CategoryNeededError: If there are no categories, or unknown ones.
+        """
+        del maps
+        if categories is None:
+            msg = (
+                "CaDA-A needs the category of every image, and this batch has none. Use it in validation and test with "
+                "UnifiedDataModule or CombinedDataModule; for prediction and export use the variant 'cada' or 'cada_b'."
+            )
+            raise CategoryNeededError(msg)
+        if unknown := sorted(set(categories) - set(self.categories)):
+            msg = f"CaDA-A was trained on the categories {self.categories}, got {unknown}. Train with these too."
+            raise CategoryNeededError(msg)
+        rows = [self.categories.index(category) for category in categories]
+        return self.table[torch.tensor(rows, device=self.table.device)]
+
+
+class ClassifierCalibration(StatisticsCalibration):
+    """CaDA-B: a classifier tells the category, a table its statistics.
+
+    Args:
+        clusters (ImageClusters): Kinds of the training images.
+        categories (Sequence[str]): Names of the categories.
+        channels (int): Channels of the deepest feature map.
+        convolutions (int): See :class:`FeatureHead`. Defaults to ``1``.
+        linear_layers (int): See :class:`FeatureHead`. Defaults to ``2``.
+        hidden_dim (int): See :class:`FeatureHead`. Defaults to ``256``.
+        dropout (float): See :class:`FeatureHead`. Defaults to ``0.25``.
+    """
+
+    def __init__(
+        self,
+        clusters: ImageClusters,
+        categories: Sequence[str],
+        channels: int,
+        convolutions: int = 1,
+        linear_layers: int = 2,
+        hidden_dim: int = 256,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__(clusters)
+        self.categories = list(categories)
+        self._arguments = {
+            "categories": self.categories,
+            "channels": channels,
+            "convolutions": convolutions,
+            "linear_layers": linear_layers,
+            "hidden_dim": hidden_dim,
+            "dropout": dropout,
+        }
+        self.normalization = FeatureNormalization()
+        self.head = FeatureHead(channels, len(self.categories), convolutions, linear_layers, hidden_dim, dropout)
+        self.register_buffer("table", torch.zeros(len(self.categories), 2))
+        self.table: Tensor
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """See the base class."""
+        return self._arguments
+
+    def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:
+        """Look the most probable category up."""
+        del categories
+        return self.table[self.head(self.normalization(maps[-1])).argmax(dim=1)]
+
+
+class RegressorCalibration(StatisticsCalibration):
+    """CADA as in the paper: a small network predicts the statistics.
+
+    Args:
+        clusters (ImageClusters): Kinds of the training images.
+        channels (int): Channels of the deepest feature map.
+        convolutions (int): See :class:`FeatureHead`. Defaults to ``1``.
+        linear_layers (int): See :class:`FeatureHead`. Defaults to ``2``.
+        hidden_dim (int): See :class:`FeatureHead`. Defaults to ``256``.
+        dropout (float): See :class:`FeatureHead`. Defaults to ``0.25``.
+    """
+
+    def __init__(
+        self,
+        clusters: ImageClusters,
+        channels: int,
+        convolutions: int = 1,
+        linear_layers: int = 2,
+        hidden_dim: int = 256,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__(clusters)
+        self._arguments = {
+            "channels": channels,
+            "convolutions": convolutions,
+            "linear_layers": linear_layers,
+            "hidden_dim": hidden_dim,
+            "dropout": dropout,
+        }
+        self.normalization = FeatureNormalization()
+        self.head = FeatureHead(channels, 2, convolutions, linear_layers, hidden_dim, dropout)
+        self.register_buffer("center", torch.zeros(2))
+        self.register_buffer("spread", torch.ones(2))
+        self.center: Tensor
+        self.spread: Tensor
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """See the base class."""
+        return self._arguments
+
+    def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:
+        """Predict in units of the training scores."""
+        del categories
+        return self.head(self.normalization(maps[-1])) * self.spread + self.center
+
+
+class FeatureNormalization(nn.Module):
+    """Brings feature maps of any scale to mean 0 and spread 1, by one number each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+        self.center: Tensor
+        self.spread: Tensor
+
+    def fit(self, features: Tensor) -> None:
+        """Take both from features ``(N, ...)``, part by part: there may be many."""
+        moments = torch.stack(
+            [
+                torch.stack([part.double().mean(), part.double().square().mean()]) * len(part)
+                for part in features.split(_IMAGES_AT_ONCE)
+            ]
+        )
+        mean, square = moments.sum(dim=0) / len(features)
+        self.center.copy_(mean)
+        self.spread.copy_((square - mean**2).clamp(min=torch.finfo(torch.float32).tiny).sqrt())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise features of any shape."""
+        return (features - self.center) / self.spread

@@ -1,0 +1,210 @@
+"""The default calibration: kinds of images, and a level of normal scores for each."""
+
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor
+
+from anomalib_unias.post_processing.calibration import calibrate
+from anomalib_unias.post_processing.calibration_data import CalibrationData
+from anomalib_unias.post_processing.clusters import ImageClusters
+from anomalib_unias.post_processing.fitting import CalibrationOptions, fit_calibration, own_influence
+from anomalib_unias.post_processing.levels import ClusterMeans, LevelCalibration
+from anomalib_unias.post_processing.selection import Examples, choose_map_power
+
+OPTIONS = CalibrationOptions(
+    variant="cada",
+    predictor="clusters",
+    statistics="max",
+    convolutions=1,
+    linear_layers=2,
+    hidden_dim=8,
+    dropout=0.0,
+    learning_rate=0.05,
+    max_steps=1,
+    batch_size=4,
+    seed=0,
+)
+
+
+def products(count: int, images: int, seed: int = 0, noise: float = 0.15) -> tuple[Tensor, Tensor, Tensor]:
+    """Descriptors, product and log score of images; products differ in both, images of one a little."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randn(count, 40, generator=torch.Generator().manual_seed(7))
+    level = torch.randn(count, generator=torch.Generator().manual_seed(8))
+    product = torch.arange(count).repeat_interleave(images)
+    descriptors = places[product] + 0.1 * torch.randn(len(product), 40, generator=generator)
+    return descriptors, product, level[product] + noise * torch.randn(len(product), generator=generator)
+
+
+def known(descriptors: Tensor, scores: Tensor, unseen: Tensor) -> CalibrationData:
+    statistics = torch.stack([scores / 2, scores, scores / 5, scores / 9], dim=1)
+    return CalibrationData(descriptors, statistics, scores, None, unseen)
+
+
+def every(nth: int, product: Tensor) -> Tensor:
+    """One in ``nth`` images of each product."""
+    first = torch.searchsorted(product, product)
+    return (torch.arange(len(product)) - first) % nth == 0
+
+
+def calibrated(calibration: LevelCalibration, descriptors: Tensor, scores: Tensor) -> Tensor:
+    maps = scores[:, None, None, None].expand(-1, 1, 2, 2)
+    prediction = calibration([descriptors[:, :, None, None]])
+    return calibrate(InferenceBatch(pred_score=scores, anomaly_map=maps), prediction, "model").pred_score
+
+
+@pytest.mark.parametrize("images", [3, 5, 8, 40])
+@pytest.mark.parametrize("count", [5, 40, 200])
+def test_levels_are_nearly_those_of_a_table_with_labels(count: int, images: int) -> None:
+    descriptors, product, logs = products(count, images)
+    unseen = every(10, product)
+    calibration = fit_calibration(known(descriptors, logs.exp(), unseen), OPTIONS)
+    new, labels, _ = products(count, 1, seed=1)
+    truth = torch.randn(count, generator=torch.Generator().manual_seed(8))
+    table = torch.stack([logs[unseen & (product == k)].mean() for k in range(count)])
+
+    predicted = calibration([new[:, :, None, None]]).score_scale.log()
+    error, of_table = ((x - x.mean() - truth + truth.mean()).abs().mean() for x in (predicted, table))
+    assert error <= 2 * of_table
+    assert torch.equal(labels, torch.arange(count))
+
+
+def test_very_unequal_numbers_of_images() -> None:
+    descriptors, product, logs = products(6, 300)
+    sizes = torch.tensor([300, 100, 30, 10, 5, 3])
+    kept = (torch.arange(len(product)) - torch.searchsorted(product, product)) < sizes[product]
+    descriptors, product, logs = descriptors[kept], product[kept], logs[kept]
+    calibration = fit_calibration(known(descriptors, logs.exp(), every(10, product)), OPTIONS)
+    assert len(calibration.clusters) == 6
+    truth = torch.randn(6, generator=torch.Generator().manual_seed(8))
+    predicted = calibration([products(6, 1, seed=1)[0][:, :, None, None]]).score_scale.log()
+    assert ((predicted - predicted.mean()) - (truth - truth.mean())).abs().max() < 0.4
+
+
+def test_one_kind_of_images_is_left_alone() -> None:
+    descriptors, _, logs = products(1, 60)
+    calibration = fit_calibration(known(descriptors, logs.exp(), torch.arange(60) % 10 == 0), OPTIONS)
+    scores = torch.rand(5) + 0.1
+    torch.testing.assert_close(calibrated(calibration, descriptors[:5], scores), scores)
+
+
+def test_images_that_are_all_alike_give_finite_scores() -> None:
+    alike = torch.ones(12, 4)
+    calibration = fit_calibration(known(alike, torch.ones(12), torch.arange(12) < 3), OPTIONS)
+    assert torch.isfinite(calibrated(calibration, alike, torch.ones(12))).all()
+
+
+def test_a_channel_that_never_changes_has_no_say() -> None:
+    descriptors, product, _ = products(3, 20)
+    constant = torch.cat([descriptors, torch.full((60, 1), 7.0)], dim=1)
+    unseen = every(10, product)
+    one, other = ImageClusters.fit(descriptors, unseen), ImageClusters.fit(constant, unseen)
+    assert torch.equal(one.assign(descriptors).cluster, other.assign(constant).cluster)
+
+
+def test_only_unseen_images_tell_the_level() -> None:
+    descriptors, product, logs = products(3, 40)
+    unseen = every(4, product)
+    biased = torch.where(unseen, logs, logs - 3.0 * product)  # a memory that knows some products by heart
+    fair, other = (fit_calibration(known(descriptors, x.exp(), unseen), OPTIONS) for x in (logs, biased))
+    torch.testing.assert_close(fair.score_levels, other.score_levels, rtol=0, atol=0.05)
+
+
+def test_levels_that_few_images_tell_count_less() -> None:
+    values = torch.tensor([0.0, 0.2, -0.2, 0.1, -0.1, 1.0])
+    clusters = torch.tensor([0, 0, 0, 0, 0, 1])
+    means = ClusterMeans.fit(values, clusters, 3, torch.ones(6, dtype=torch.bool))
+    within = 0.1 / 4
+    between = 0.5 - within * (1 / 5 + 1) / 2
+    expected = [-0.5 * 5 * between / (5 * between + within), 0.5 * between / (between + within), 0.0]
+    torch.testing.assert_close(means.levels(), torch.tensor(expected))
+
+
+def test_a_kind_without_unseen_images_has_the_level_of_the_nearest_one() -> None:
+    descriptors, product, logs = products(3, 40)
+    descriptors[product == 2] = descriptors[product == 0] + 0.5  # another kind, next to product 0
+    calibration = fit_calibration(known(descriptors, logs.exp(), every(4, product) & (product < 2)), OPTIONS)
+    assert len(calibration.clusters) == 3
+    cluster = calibration.clusters.assign(descriptors).cluster
+    levels = [calibration.score_levels[cluster[product == k][0]] for k in range(3)]
+    assert levels[2] == levels[0] != levels[1]
+
+
+def test_products_that_do_not_differ_are_not_calibrated() -> None:
+    descriptors, product, _ = products(4, 50)
+    noise = torch.randn(len(product), generator=torch.Generator().manual_seed(2))
+    noise -= torch.stack([noise[product == k].mean() for k in range(4)])[product]
+    calibration = fit_calibration(known(descriptors, noise.exp(), torch.ones(200, dtype=torch.bool)), OPTIONS)
+    assert calibration.score_levels.abs().max() == 0
+
+
+def test_influence_is_what_the_level_changes_by_without_an_image() -> None:
+    descriptors, product, logs = products(3, 20)
+    unseen = every(5, product)
+    data = known(descriptors, logs.exp(), unseen)
+    calibration = fit_calibration(data, OPTIONS)
+    index = torch.tensor([5])
+    assert unseen[index]
+    cluster = calibration.clusters.assign(descriptors).cluster
+    means = ClusterMeans.fit(logs, cluster, 3, unseen)
+    own = cluster == cluster[index]
+    rest = own & unseen
+    rest[index] = False
+    weight = rest.sum() * means.between / (rest.sum() * means.between + means.within)
+    without = weight * (logs[rest].double().mean() - means.common)
+    position = int(unseen[: index + 1].sum()) - 1
+    influence = own_influence(calibration, data)[position]
+    torch.testing.assert_close(calibration.score_levels[cluster[index]][0] - influence, without.float())
+
+
+def test_an_image_alone_of_its_kind_counts_two_standard_deviations() -> None:
+    values, clusters = torch.tensor([0.0, 1.0, 5.0]), torch.tensor([0, 0, 1])
+    means = ClusterMeans.fit(values, clusters, 2, torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(means.influence_of_each(values, clusters)[2], torch.tensor(2 * 0.5**0.5))
+
+
+def test_scores_that_may_be_negative_are_shifted() -> None:
+    descriptors, product, logs = products(3, 40)
+    calibration = fit_calibration(known(descriptors, logs, every(4, product)), OPTIONS)
+    assert not calibration.score_logarithm
+    scores = calibrated(calibration, descriptors, logs)
+    apart = torch.stack([scores[product == k].mean() for k in range(3)])
+    assert apart.max() - apart.min() < 0.25 * (logs.max() - logs.min())
+
+
+def examples(offset: bool) -> tuple[Examples, Tensor]:
+    """Normal and defective images of two kinds with levels 1 and 4; defects rise with the level or do not."""
+    generator = torch.Generator().manual_seed(0)
+    clusters = torch.arange(60) % 2
+    level = torch.tensor([1.0, 4.0])[clusters]
+    maps = (0.5 + torch.rand(60, 6, 6, generator=generator)) * level[:, None, None]
+    masks = torch.zeros(60, 6, 6, dtype=torch.bool)
+    masks[:40, 2:4, 2:4] = True
+    maps[masks] = maps[masks] + 7.0 if offset else 2 * maps[masks]
+    levels = torch.tensor([1.0, 4.0]).log()
+    return Examples(maps, masks, clusters), levels
+
+
+def test_maps_are_calibrated_as_far_as_that_helps_on_synthetic_defects() -> None:
+    found, levels = examples(offset=False)
+    assert choose_map_power(found, levels, logarithm=True) >= 0.75
+    found, levels = examples(offset=True)
+    assert choose_map_power(found, levels, logarithm=True) == 0.0
+
+
+def test_without_defects_there_is_nothing_to_choose_by() -> None:
+    found, levels = examples(offset=False)
+    normal = Examples(found.maps, torch.zeros_like(found.masks), found.clusters)
+    assert choose_map_power(normal, levels, logarithm=True) == 0.0
+
+
+def test_images_of_a_product_that_was_left_out_are_unfamiliar() -> None:
+    descriptors, product, logs = products(5, 40)
+    learned = product > 0
+    unseen = every(10, product)[learned]
+    calibration = fit_calibration(known(descriptors[learned], logs[learned].exp(), unseen), OPTIONS)
+    new, labels, _ = products(5, 40, seed=3)
+    flagged = calibration([new[:, :, None, None]]).unfamiliar
+    assert flagged[labels == 0].all()
+    assert flagged[labels > 0].float().mean() <= 0.02
