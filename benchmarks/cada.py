@@ -10,19 +10,23 @@ Columns of ``cada.csv``: ``group,model,calibration,seed,category,metric,value``;
 - ``cada``: the default of ``CadaPostProcessor``, without labels,
 - ``cada_paper``: the regressor of the paper, with the statistics of the training images,
 - ``cada_a``, ``cada_b``: with class labels, statistics of the held-out images,
-- ``oracle``: each image with the statistics of the other normal TEST images of its true category; an upper bound for
-  methods that know one pair of statistics for each category, not a method.
+- ``oracle``: ``cada`` with the levels of the other normal TEST images of the true category; an upper bound, no method.
 
 ``following`` is how far the predicted statistics of defective images are above those of normal ones of their category,
 as a share of how far their own statistics are above them (0: does not follow defects at all). ``fit_seconds`` is the
 time to fit the calibration, without running the model. ``cada.md`` has the main metrics; histograms of the image scores
 before and after, of the first seed, are beside it.
+
+``threshold.csv`` (``group,model,calibration,rate,seed,category,metric,value``) has false alarms and misses of the test
+images at thresholds that ask for a false-alarm rate of 1 and 5 %, taken from the held-out images alone.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import torch
 from benchmarks import calibrations, protocol
@@ -35,6 +39,9 @@ from benchmarks.recorded import Recorded, record
 from torch import Tensor
 
 FILE = "cada.csv"
+RATE_FILE = "threshold.csv"
+RATE_COLUMNS = ["group", "model", "calibration", "rate", "seed", "category", "metric", "value"]
+_RATES = (0.01, 0.05)
 
 
 def measure(recorded: Recorded, predictions: calibrations.Predictions, kind: str) -> tuple[list[Row], Tensor]:
@@ -42,11 +49,27 @@ def measure(recorded: Recorded, predictions: calibrations.Predictions, kind: str
     prediction = None if kind == calibrations.NONE else predictions.of(kind)
     measurement, scores = Measurement(), []
     for rows, maps, masks in recorded.batches():
-        calibrated, score = calibrations.apply(prediction, rows, maps, recorded.scores[rows])
+        calibrated, score = calibrations.apply(kind, prediction, rows, maps, recorded.scores[rows])
         labels, categories = recorded.labels[rows].tolist(), recorded.categories[rows]
         measurement.add(calibrated, score.tolist(), masks, labels, categories)
         scores.append(score)
     return measurement.rows(), torch.cat(scores)
+
+
+def rate_rows(
+    recorder: calibrations.Recorder, scores: Mapping[str, Tensor], labels: Tensor, categories: Sequence[str]
+) -> list[tuple[str, float, str, str, float]]:
+    """False alarms and misses at thresholds that ask for some false-alarm rates."""
+    rows = []
+    names = np.array(categories)
+    for rate in _RATES:
+        for kind, threshold in calibrations.thresholds(recorder, rate).items():
+            alarms, defective = (scores[kind] > threshold).numpy(), labels.numpy()
+            for category in (*sorted(set(categories)), "mixed"):
+                here = (names == category) | (category == "mixed")
+                rows.append((kind, rate, category, "false_alarm_rate", float(alarms[here & ~defective].mean())))
+                rows.append((kind, rate, category, "miss_rate", float(1 - alarms[here & defective].mean())))
+    return rows
 
 
 def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> None:
@@ -64,19 +87,19 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
             length,
             folder,
         )
-        seconds = trained.model.post_processor.seconds
+        recorder = trained.model.post_processor
+        seconds = recorder.seconds
         predictions, predict = calibrations.prepare(trained.model)
         recorded = record(trained.model, group, seed, Path(folder), predict)
         statistics = torch.cat([calibrations.statistics_of(maps) for _, maps, _ in recorded.batches()])
-        predictions.set_oracle(statistics, recorded.labels, recorded.categories)
+        labels, categories = recorded.labels, recorded.categories
+        predictions.set_oracle(recorder.levels, statistics[:, 1], recorded.scores, labels, categories)
         for kind in calibrations.KINDS:
             rows, scores[kind] = measure(recorded, predictions, kind)
             if kind in predictions.seconds:
                 rows.append(("mixed", "fit_seconds", predictions.seconds[kind]))
             if kind != calibrations.NONE:
-                followed = calibrations.following(
-                    statistics, recorded.labels, recorded.categories, predictions.of(kind)
-                )
+                followed = calibrations.following(statistics, labels, categories, predictions.of(kind))
                 rows.append(("mixed", "following", followed))
             found += [(kind, *row) for row in rows]
             values = {(category, metric): value for category, metric, value in rows}
@@ -88,10 +111,14 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
             # Calibrating is not training.
             found.append(("none", category, metric, value - seconds if metric == "train_seconds" else value))
     table = pd.DataFrame(found, columns=["calibration", "category", "metric", "value"])
+    rates = pd.DataFrame(
+        rate_rows(recorder, scores, labels, categories), columns=["calibration", "rate", "category", "metric", "value"]
+    )
+    append(options.output / RATE_FILE, rates.assign(group=group_name, model=name, seed=seed)[RATE_COLUMNS])
     append(path, table.assign(group=group_name, model=name, seed=seed)[COLUMNS])
     if seed == options.seeds[0]:
         shown = {kind: scores[kind] for kind in (calibrations.NONE, calibrations.DEFAULT)}
-        draw(name, shown, recorded.labels, recorded.categories, options.output / f"cada_{group_name}_{name}.png")
+        draw(name, shown, labels, categories, options.output / f"cada_{group_name}_{name}.png")
 
 
 def main() -> None:

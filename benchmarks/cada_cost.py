@@ -25,8 +25,8 @@ from benchmarks.speed import Predictor, compiled, in_turns
 from anomalib_unias import CadaPostProcessor, UniAS
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics, shrink
+from anomalib_unias.post_processing.clusters import describe
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
-from anomalib_unias.post_processing.feature_memory import describe
 from anomalib_unias.post_processing.fitting import fit_calibration
 
 OUTPUT = Path("benchmarks/results/cada_cost.csv")

@@ -8,20 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from anomalib.data import InferenceBatch
+from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from anomalib_unias import CadaPostProcessor
-from anomalib_unias.post_processing.calibration import Calibration, Prediction, calibrate
+from anomalib_unias.metrics import FalseAlarmThreshold
+from anomalib_unias.post_processing.calibration import Calibration, ImageScore, Prediction, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
-from anomalib_unias.post_processing.fitting import fit_calibration
+from anomalib_unias.post_processing.fitting import fit_calibration, own_influence
+from anomalib_unias.post_processing.levels import LevelCalibration
+from anomalib_unias.post_processing.model_runs import ModelRuns
 
 NONE, DEFAULT, ORACLE = "none", "cada", "oracle"
 _VARIANTS = {
-    DEFAULT: {"variant": "cada", "predictor": "neighbors"},
+    DEFAULT: {"variant": "cada", "predictor": "clusters"},
     "cada_paper": {"variant": "cada", "predictor": "regressor"},
     "cada_a": {"variant": "cada_a"},
     "cada_b": {"variant": "cada_b"},
@@ -38,6 +41,7 @@ class Recorder(CadaPostProcessor):
     """
 
     data: CalibrationData
+    levels: LevelCalibration
     seconds = 0.0
 
     def __init__(self, seed: int) -> None:
@@ -48,6 +52,8 @@ class Recorder(CadaPostProcessor):
         """Fit, and take the time, which is not that of training."""
         started = time.perf_counter()
         super().on_train_end(trainer, pl_module)
+        self.levels = fit_calibration(self.data, replace(self.options(), **_VARIANTS[DEFAULT]))
+        self._set_powers(self.levels, ModelRuns(trainer, pl_module, self._tap), self._images(trainer))
         self.seconds = time.perf_counter() - started
 
     def fit(self, data: CalibrationData) -> Calibration:
@@ -67,15 +73,25 @@ class Predictions:
         """Statistics by one calibration."""
         return Prediction(*map(torch.cat, zip(*self.parts[kind], strict=True)))
 
-    def set_oracle(self, statistics: Tensor, labels: Tensor, categories: Sequence[str]) -> None:
-        """Statistics of the other normal test images of the true category."""
+    def set_oracle(
+        self, levels: LevelCalibration, peaks: Tensor, scores: Tensor, labels: Tensor, categories: Sequence[str]
+    ) -> None:
+        """The default with the levels of the other normal test images of the true category."""
+        peaks, scores = (_logarithms(values, levels.score_logarithm) for values in (peaks, scores))
         rows = []
         for index, category in enumerate(categories):
             others = torch.tensor([name == category for name in categories]) & ~labels
             others[index] = False
-            rows.append(statistics[others, :2].mean(dim=0))
-        level, peak = torch.stack(rows).unbind(dim=1)
-        self.parts[ORACLE] = [Prediction(level, peak - level, torch.zeros(len(rows), dtype=torch.bool))]
+            rows.append(torch.stack([peaks[others].mean(), scores[others].mean()]))
+        of_map, of_score = torch.stack(rows).unbind(dim=1)
+        of_map, zero = of_map * levels.map_power, torch.zeros_like(of_map)
+        shifts = (zero, of_map.exp()) if levels.map_logarithm else (of_map, zero + 1)
+        shifts += (zero, of_score.exp()) if levels.score_logarithm else (of_score, zero + 1)
+        self.parts[ORACLE] = [Prediction(*shifts, torch.zeros(len(rows), dtype=torch.bool))]
+
+
+def _logarithms(values: Tensor, wanted: bool) -> Tensor:
+    return values.clamp(min=torch.finfo(values.dtype).tiny).log() if wanted else values
 
 
 def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str]], None]]:
@@ -95,7 +111,7 @@ def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str
     for kind, variant in _VARIANTS.items():
         data = _training_images(recorder.data) if kind == "cada_paper" else recorder.data
         started = time.perf_counter()
-        calibrations[kind] = fit_calibration(data, replace(options, **variant))
+        calibrations[kind] = recorder.levels if kind == DEFAULT else fit_calibration(data, replace(options, **variant))
         predictions.seconds[kind] = time.perf_counter() - started
         predictions.parts[kind] = []
     tap = FeatureTap()
@@ -115,16 +131,18 @@ def _training_images(data: CalibrationData) -> CalibrationData:
     return CalibrationData(
         descriptors=data.descriptors[seen],
         statistics=data.statistics[seen],
+        scores=data.scores[seen],
         categories=[name for name, kept in zip(data.categories or (), seen, strict=True) if kept],
         unseen=data.unseen[seen],
         maps=None if data.maps is None else data.maps[seen],
     )
 
 
-def apply(prediction: Prediction | None, rows: slice, maps: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def apply(kind: str, prediction: Prediction | None, rows: slice, maps: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Calibrate some test images.
 
     Args:
+        kind (str): Name of the calibration.
         prediction (Prediction | None): Of all test images; ``None`` leaves maps and scores alone.
         rows (slice): Which images.
         maps (Tensor): Their anomaly maps ``(B, H, W)``.
@@ -136,7 +154,8 @@ def apply(prediction: Prediction | None, rows: slice, maps: Tensor, scores: Tens
     if prediction is None:
         return maps, scores
     part = Prediction(*(values[rows] for values in prediction))
-    output = calibrate(InferenceBatch(scores, anomaly_map=maps), part, "top")
+    source: ImageScore = "model" if kind in {DEFAULT, ORACLE} else "top"
+    output = calibrate(InferenceBatch(scores, anomaly_map=maps), part, source)
     return output.anomaly_map, output.pred_score
 
 
@@ -152,8 +171,8 @@ def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], pre
     Returns:
         float: 0 does not follow defects at all, 1 follows them fully.
     """
-    own = statistics[:, 1].log()
-    predicted = (prediction.level + prediction.height).log()
+    own = statistics[:, 1].clamp(min=torch.finfo(torch.float32).tiny).log()
+    predicted = (prediction.score_offset + prediction.score_scale).log()
     moves = torch.zeros(2)
     for category in set(categories):
         here = torch.tensor([name == category for name in categories])
@@ -165,3 +184,27 @@ def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], pre
 def statistics_of(maps: Tensor) -> Tensor:
     """Mean, maximum and standard deviation of anomaly maps ``(B, H, W)``: ``(B, 3)``."""
     return map_statistics(InferenceBatch(anomaly_map=maps))
+
+
+def thresholds(recorder: Recorder, rate: float) -> dict[str, float]:
+    """Thresholds from the held-out images, as the default takes them, without and with calibration.
+
+    Args:
+        recorder (Recorder): Of a trained model.
+        rate (float): False-alarm rate that is asked for.
+
+    Returns:
+        dict[str, float]: By name of the calibration.
+    """
+    data, levels = recorder.data, recorder.levels
+    scores = data.scores[data.unseen]
+    cluster = levels.clusters.assign(data.descriptors[data.unseen]).cluster
+    level = levels.score_levels[cluster] - own_influence(levels, data)
+    calibrated = scores / level.exp() if levels.score_logarithm else scores - level
+    found = {}
+    for kind, values in ((NONE, scores), (DEFAULT, calibrated)):
+        metric = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=rate)
+        normal = torch.zeros(len(values), dtype=torch.bool)
+        metric.update(ImageBatch(image=torch.zeros(len(values), 3, 1, 1), pred_score=values, gt_label=normal))
+        found[kind] = float(metric.compute())
+    return found

@@ -16,14 +16,16 @@ _FILE = Path(__file__).parents[1] / "configs" / "model" / "unias_lite.yaml"
 
 
 def lite_arguments() -> dict[str, Any]:
-    """Read what ``configs/model/unias_lite.yaml`` gives to :class:`anomalib_unias.UniAS`, but for the post-processor."""
+    """Read what ``configs/model/unias_lite.yaml`` gives to UniAS, but for the post-processor."""
     arguments: dict[str, Any] = yaml.safe_load(_FILE.read_text())["model"]["init_args"]
     return {name: value for name, value in arguments.items() if name != "post_processor"}
 
 
 def lite_post_processor() -> PostProcessor:
     """Build the post-processor of ``configs/model/unias_lite.yaml``."""
-    module, _, name = yaml.safe_load(_FILE.read_text())["model"]["init_args"]["post_processor"]["class_path"].rpartition(".")
+    module, _, name = yaml.safe_load(_FILE.read_text())["model"]["init_args"]["post_processor"][
+        "class_path"
+    ].rpartition(".")
     built: PostProcessor = getattr(import_module(module), name)()
     return built
 
