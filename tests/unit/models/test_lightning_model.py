@@ -13,9 +13,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_unias import CadaPostProcessor
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.models.unias import UniAS
 from anomalib_unias.models.unias.checkpoint import ArchitectureMismatchError
+from anomalib_unias.post_processing import MissingCalibrationError
 
 
 @pytest.fixture
@@ -272,6 +274,27 @@ def test_checkpoint_opens_at_another_image_size(checkpoint_path):
     tables = [m.model.decoder.query_position.view(*m.model.decoder.grid, -1) for m in (small, larger)]
     middle = [table[table.shape[0] // 2 - 1 :, table.shape[1] // 2 - 1 :][:2, :2].mean((0, 1)) for table in tables]
     assert torch.cosine_similarity(middle[0], middle[1], dim=0) > 0.8
+
+
+def test_thresholds_do_not_hold_at_another_image_size(checkpoint_path, caplog):
+    same = UniAS.load_from_checkpoint(checkpoint_path)
+    assert same.post_processor.image_threshold.isfinite()
+    assert not caplog.text
+    larger = UniAS.load_from_checkpoint(checkpoint_path, image_size=(96, 128)).eval()
+    answer = larger(torch.rand(1, 3, 50, 50))
+    assert (answer.pred_label, answer.pred_mask) == (None, None)
+    assert larger.post_processor.image_max.isnan()
+    assert "trained at 64x96 pixels and is opened at 96x128" in caplog.text
+
+
+def test_a_calibration_does_not_hold_at_another_image_size(tmp_path, build, data):
+    run = engine(tmp_path)
+    run.fit(build(channel_branch=False, post_processor=CadaPostProcessor()), datamodule=data)
+    path = run.trainer.checkpoint_callback.best_model_path
+    assert UniAS.load_from_checkpoint(path).eval()(torch.rand(1, 3, 50, 50)).pred_label is not None
+    larger = UniAS.load_from_checkpoint(path, image_size=(96, 128)).eval()
+    with pytest.raises(MissingCalibrationError):
+        larger(torch.rand(1, 3, 50, 50))
 
 
 def test_channel_branch_is_bound_to_its_grid(tmp_path, build, data):

@@ -1,5 +1,6 @@
 """Checkpoints: what is checked and adapted before one is loaded."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,11 @@ from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_unias.pre_processing import exportable_transform
 
+logger = logging.getLogger(__name__)
+
 _SIZE_KEY = "anomalib_unias_image_size"
+# Of anomalib's post-processor.
+_SCORE_BUFFERS = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
 _QUERIES = "model.decoder.query.queries"
 _QUERY_POSITION = "model.decoder.query_position"
 
@@ -47,9 +52,19 @@ class SizedCheckpoint(nn.Module):
             ArchitectureMismatchError: If it does not belong to this architecture.
         """
         own_pre_processor = self.pre_processor
-        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         saved_size = checkpoint.get(_SIZE_KEY)
-        if saved_size is not None and tuple(saved_size) != self.model.image_size:
+        resized = saved_size is not None and tuple(saved_size) != self.model.image_size
+        if resized:
+            forget_scores(checkpoint)
+            logger.warning(
+                "The checkpoint was trained at %dx%d pixels and is opened at %dx%d: scores are others there, so its "
+                "thresholds, normalisation and calibration are dropped. Validate the model (engine.validate) to get "
+                "thresholds; a model with a CadaPostProcessor has to be trained at the size it is used at.",
+                *saved_size,
+                *self.model.image_size,
+            )
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        if resized:
             stride = self.model.backbone.strides[-1]
             saved_grid = (saved_size[0] // stride, saved_size[1] // stride)
             resize_positions(
@@ -95,6 +110,22 @@ class SizedCheckpoint(nn.Module):
             weights_only=weights_only,
             **kwargs,
         )
+
+
+def forget_scores(checkpoint: dict[str, Any]) -> None:
+    """Take out of a checkpoint, in place, what belongs to the scores of a model.
+
+    Args:
+        checkpoint (dict[str, Any]): Lightning checkpoint.
+    """
+    state = checkpoint["state_dict"]
+    for key in [key for key in state if key.startswith("post_processor.calibration.")]:
+        del state[key]
+    for name in _SCORE_BUFFERS:
+        if (key := f"post_processor.{name}") in state:
+            state[key] = torch.full_like(state[key], torch.nan)
+    if (configuration := checkpoint.get("anomalib_post_processor_config")) is not None:
+        configuration.pop("calibration", None)
 
 
 def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> None:

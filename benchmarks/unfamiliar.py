@@ -1,0 +1,115 @@
+"""Images of a kind that a model has not been trained on: does CADA notice?
+
+    python -m benchmarks.unfamiliar --group a=DIR:pcb,cookie --group b=DIR:screw,steel
+
+Every product of a group is left out in turn: kinds of images are learned from the training images of the others (a
+tenth of them held out, as CADA does it) and the frozen features of the preset. Columns of ``unfamiliar.csv``:
+``group,left_out,images,number,flagged``, with the share of the images that are called unfamiliar. ``images`` are
+
+- ``left_out``: the test images of the product that was left out,
+- ``normal``, ``defective``: the test images of the others,
+- ``white``, ``black``, ``noise``: made up; ``blurred``: normal test images of the others, blurred with sigma 8.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib.data import AnomalibDataset
+from benchmarks.groups import Group
+from benchmarks.jobs import say
+from benchmarks.models import SIZE
+from benchmarks.preset import BACKBONE
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur, normalize, resize
+
+from anomalib_unias.backbones import FeaturePyramid
+from anomalib_unias.data.held_out import HeldOutOrder
+from anomalib_unias.post_processing.calibration import Calibration
+from anomalib_unias.post_processing.clusters import ImageClusters, describe
+
+_MADE_UP = 20
+
+
+class Describer:
+    """Descriptors of images by the frozen network of the preset."""
+
+    def __init__(self) -> None:
+        self._network = FeaturePyramid(BACKBONE, None, pre_trained=True).eval()
+
+    @torch.no_grad()
+    def __call__(self, images: Iterable[Tensor]) -> Tensor:
+        """Describe images ``(3, H, W)``, in [0, 1]: ``(N, D)``."""
+        sized = (normalize(resize(image, list(SIZE), antialias=True), [0.5] * 3, [0.5] * 3) for image in images)
+        return torch.cat([describe(self._network(image[None])) for image in sized])
+
+
+def made_up() -> dict[str, list[Tensor]]:
+    """White, black and noise."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "white": [torch.ones(3, *SIZE)],
+        "black": [torch.zeros(3, *SIZE)],
+        "noise": [torch.rand(3, *SIZE, generator=generator) for _ in range(_MADE_UP)],
+    }
+
+
+def images_of(dataset: AnomalibDataset) -> Iterator[Tensor]:
+    """All images of a data set."""
+    return (dataset[index].image for index in range(len(dataset)))
+
+
+def measure(group: Group, describer: Describer) -> pd.DataFrame:
+    """Leave every product of a group out."""
+    datamodule = group.datamodule(seed=0)
+    datamodule.prepare_data()
+    datamodule.setup()
+    train, test = datamodule.train_data, datamodule.test_data
+    held_out = HeldOutOrder(train, seed=0).first(0.1)
+    unseen = torch.tensor([row in held_out for row in range(len(train))])
+    learned, tested = describer(images_of(train)), describer(images_of(test))
+    blurred = describer(gaussian_blur(image, [49, 49], [8.0, 8.0]) for image in images_of(test))
+    strange = {name: describer(images) for name, images in made_up().items()}
+
+    of_train, of_test = (data.samples["category"].to_numpy() for data in (train, test))
+    defective = test.samples["label_index"].to_numpy().astype(bool)
+    rows = []
+    for left_out in sorted(set(of_train)):
+        kept = torch.from_numpy(of_train != left_out)
+        clusters = ImageClusters.fit(learned[kept], unseen[kept])
+        others = of_test != left_out
+        sets = {
+            "left_out": tested[torch.from_numpy(~others)],
+            "normal": tested[torch.from_numpy(others & ~defective)],
+            "defective": tested[torch.from_numpy(others & defective)],
+            "blurred": blurred[torch.from_numpy(others & ~defective)],
+        } | strange
+        for name, descriptors in sets.items():
+            flagged = float(Calibration.unfamiliar(clusters.assign(descriptors).distance).float().mean())
+            rows.append((group.name, left_out, name, len(descriptors), flagged))
+        shown = {name: f"{np.round(row[4], 3):g}" for name, row in zip(sets, rows[-len(sets) :], strict=True)}
+        say(f"{group.name} without {left_out}, {len(clusters)} kinds: {shown}")
+    return pd.DataFrame(rows, columns=["group", "left_out", "images", "number", "flagged"])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--group", type=Group.parse, action="append", required=True, help="NAME=DIR[:category,...]")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    describer = Describer()
+    table = pd.concat([measure(group, describer) for group in options.group])
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "unfamiliar.csv"
+    table.to_csv(path, index=False, float_format="%.4f")
+    say(f"Results: {path}")
+
+
+if __name__ == "__main__":
+    main()
