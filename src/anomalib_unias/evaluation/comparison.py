@@ -18,7 +18,7 @@ COMPARISON_COLUMNS = (
 )
 NO_DIFFERENCE, BETTER, WORSE = "no difference beyond chance", "better", "worse"
 _TEXT = {"category": str, "image_path": str}
-_NUMBERS = ("score", "normalized_score", "predicted", "peak", "marked", "dice", "mixed_dice", "aupimo")
+_NUMBERS = ("score", "normalized_score", "predicted", "peak", "marked", "dice", "mixed_dice", "aupimo", "mixed_aupimo")
 
 
 @dataclass(frozen=True)

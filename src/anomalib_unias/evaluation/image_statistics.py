@@ -19,13 +19,14 @@ STATISTICS = (
 )
 
 
-def image_statistics(images: pd.DataFrame, weights: NDArray, dice: str = "dice") -> dict[str, NDArray]:
+def image_statistics(images: pd.DataFrame, weights: NDArray, prefix: str = "") -> dict[str, NDArray]:
     """Metrics of weighted images.
 
     Args:
         images (pd.DataFrame): Images ``(N rows)`` as in :class:`~anomalib_unias.metrics.UnifiedResults`.
         weights (NDArray): How often each image counts ``(B, N)``.
-        dice (str): Column with the Dice coefficients, ``dice`` or ``mixed_dice``. Defaults to ``"dice"``.
+        prefix (str): ``"mixed_"`` for the columns ``mixed_dice`` and ``mixed_aupimo``, whose thresholds are those of
+            all images. Defaults to ``""``: those of the category.
 
     Returns:
         dict[str, NDArray]: By name, values ``(B,)``, NaN where undefined: ``image_auroc``, ``image_ap``, ``dsc``,
@@ -39,8 +40,8 @@ def image_statistics(images: pd.DataFrame, weights: NDArray, dice: str = "dice")
     return {
         "image_auroc": _auroc(true_positives, false_positives),
         "image_ap": _average_precision(true_positives, false_positives),
-        "dsc": _mean(images[dice].to_numpy(float), weights),
-        "aupimo": _mean(images["aupimo"].to_numpy(float), defective),
+        "dsc": _mean(images[f"{prefix}dice"].to_numpy(float), weights),
+        "aupimo": _mean(images[f"{prefix}aupimo"].to_numpy(float), defective),
         "false_alarm_rate": _mean(predicted, good),
         "miss_rate": _mean(1 - predicted, defective),
         **{
@@ -64,7 +65,7 @@ def statistics_of_rows(images: pd.DataFrame, weights: NDArray) -> dict[tuple[str
         str(name): image_statistics(images.iloc[index], weights[:, index])
         for name, index in images.groupby("category").indices.items()
     }
-    mixed = image_statistics(images, weights, "mixed_dice")
+    mixed = image_statistics(images, weights, "mixed_")
     mean = {name: _mean_of_rows([row[name] for row in rows.values()]) for name in STATISTICS}
     rows |= {MEAN: mean, MIXED: mixed, GAP: {name: mean[name] - mixed[name] for name in STATISTICS}}
     return {(category, name): values for category, row in rows.items() for name, values in row.items()}

@@ -1,6 +1,7 @@
 """Intervals of rates and of metrics, at 95 % confidence."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ _PERCENTILES = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
 _WEIGHTS = 2_000_000
 
 
+@lru_cache(maxsize=4096)
 def binomial_interval(events: int, trials: int) -> tuple[float, float]:
     """Exact interval of a rate (Clopper and Pearson, 1934).
 

@@ -29,7 +29,7 @@ METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *DEPLOYED_METRICS)
 
 RESULT_COLUMNS = ("category", "metric", "value")
 IMAGE_COLUMNS = ("category", "image_path", "label", "score", "normalized_score", "predicted")
-PIXEL_COLUMNS = ("peak", "marked", "dice", "mixed_dice", "aupimo")
+PIXEL_COLUMNS = ("peak", "marked", "dice", "mixed_dice", "aupimo", "mixed_aupimo")
 CURVE_COLUMNS = ("category", "level", "curve", "x", "y", "threshold")
 
 # Heading, factor and format of each metric in the console.
@@ -63,8 +63,8 @@ class UnifiedResults:
             model gave it), ``normalized_score`` (as the post-processor gave it) and ``predicted`` (1: defective, NaN
             if the post-processor does not predict labels). Of the pixels, NaN without a map or a known mask: ``peak``
             (highest score of the map), ``marked`` (share that the post-processor calls defective), ``dice`` (at the
-            threshold of ``dsc`` of the category), ``mixed_dice`` (at that of all images) and ``aupimo`` (within the
-            category). The last three are within about a hundredth unless all pixels were kept.
+            threshold of ``dsc`` of the category), ``mixed_dice`` (at that of all images), ``aupimo`` (within the
+            category) and ``mixed_aupimo``. The last four are within about a hundredth unless all pixels were kept.
         curves (pd.DataFrame): Columns ``category, level, curve, x, y, threshold`` with at most 1000 points per curve,
             for every category and ``mixed``. Level is ``image`` or ``pixel``; curve is ``roc`` (false positive rate,
             recall), ``precision_recall`` (recall, precision) or, for pixels, ``pro`` (false positive rate, mean
@@ -273,6 +273,7 @@ def _with_pixel_columns(
             pixels.dice(thresholds[category]),
             pixels.dice(thresholds[MIXED]),
             pixels.aupimo(ranges[category]),
+            pixels.aupimo(ranges[MIXED]),
         )
         if isinstance(pixels, ImagePixels)
         else (np.nan,) * len(PIXEL_COLUMNS)

@@ -54,7 +54,7 @@ def error_table(evaluation: Evaluation, level: str) -> TextTable:
     defects = "Defective" if level == "image" else "Defects"
     headings = [
         *("Category", "Good", defects, "False alarms %", "Missed %"),
-        *("Missed % at 1 % false alarms", "at 5 %", "False alarms % at 1 % missed", "at 5 %"),
+        *("Missed % at 1 % false alarms", "at 5 % false alarms", "False alarms % at 1 % missed", "at 5 % missed"),
     ]
     return TextTable(f"{level}-errors", headings, rows)
 

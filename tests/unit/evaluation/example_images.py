@@ -30,6 +30,7 @@ def make_images(
             "dice": 1 - np.array(labels) * 0.5,
             "mixed_dice": 1 - np.array(labels) * 0.5,
             "aupimo": np.where(np.array(labels) == 1, 0.25, NAN),
+            "mixed_aupimo": np.where(np.array(labels) == 1, 0.5, NAN),
         }
     )
 

@@ -73,6 +73,7 @@ def test_rows_of_the_summary() -> None:
     parts = [values[name, "image_auroc"][0] for name in ("a", "b")]
     assert values["mean", "image_auroc"][0] == pytest.approx(np.mean(parts))
     assert values["mixed", "image_auroc"][0] == pytest.approx(roc_auc_score(images["label"], images["score"]))
+    assert (values["mean", "aupimo"], values["mixed", "aupimo"]) == (0.25, 0.5)
     assert values["gap", "image_auroc"][0] == pytest.approx(np.mean(parts) - values["mixed", "image_auroc"][0])
 
 

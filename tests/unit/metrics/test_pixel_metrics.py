@@ -247,3 +247,5 @@ def test_reset_pickle_and_deepcopy() -> None:
     metric.update(torch.from_numpy(maps), torch.from_numpy(masks))
     np.testing.assert_equal(metric.compute(), expected)
     np.testing.assert_equal(copied.compute(), expected)
+    assert list(expected) == list(PIXEL_METRICS)
+    assert not metric.state_dict()

@@ -64,11 +64,12 @@ function drawHistogram() {
   const [low, high, bins] = [steps[0], steps[steps.length - 1], 60];
   for (const [label, color] of [[0, "#4878a8"], [1, "#dd6b35"]]) {
     const heights = new Array(bins).fill(0);
-    const part = images.filter((image) => image.label === label);
-    for (const image of part) heights[Math.min(bins - 1, Math.floor(bins * (image.score - low) / (high - low)))] += 1;
+    for (const image of images) {
+      if (image.label === label) heights[Math.min(bins - 1, Math.floor(bins * (image.score - low) / (high - low)))] += 1;
+    }
+    const scale = 90 / Math.max(1, ...heights);
     heights.forEach((height, bin) => addShape(svg, "rect", {
-      x: 10 * bin, width: 9.5, y: 90 - 90 * height / Math.max(1, part.length),
-      height: 90 * height / Math.max(1, part.length), fill: color, opacity: 0.6,
+      x: 10 * bin, width: 9.5, y: 90 - scale * height, height: scale * height, fill: color, opacity: 0.6,
     }));
   }
   addShape(svg, "line", { id: "mark", y1: 0, y2: 90, stroke: "#263238", "stroke-width": 2 });
