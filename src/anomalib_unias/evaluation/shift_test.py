@@ -1,6 +1,7 @@
 """A test that is repeated on changed images."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,8 @@ NO_SHIFT = "none"
 class ShiftedImages(Callback):
     """Changes the images of a test, and their masks with them, before the pre-processor of the model sees them.
 
+    What is random about it depends on the seed, and the category and the last three parts of the path of an image.
+
     Args:
         shift (Shift): Change.
         amount (float): How much.
@@ -42,10 +45,14 @@ class ShiftedImages(Callback):
         """Change a batch."""
         del trainer, pl_module, dataloader_idx
         size = len(batch.image)
-        names = batch.image_path or [f"{batch_idx} {index}" for index in range(size)]
+        categories = getattr(batch, "category", None) or [""] * size
+        paths = batch.image_path or [f"{batch_idx}/{index}" for index in range(size)]
+        names = [
+            "/".join([category, *PurePath(path).parts[-3:]]) for category, path in zip(categories, paths, strict=True)
+        ]
         masks = [None] * size if batch.gt_mask is None else batch.gt_mask
         pairs = [
-            shifted(self.shift, self.amount, image, mask, str(name), self.seed)
+            shifted(self.shift, self.amount, image, mask, name, self.seed)
             for image, mask, name in zip(batch.image, masks, names, strict=True)
         ]
         batch.image = torch.stack([image for image, _ in pairs])
@@ -71,7 +78,8 @@ def measure_shift(
         interval, ``false_alarm_rate`` and ``miss_rate`` at the threshold of the model with exact ones, all at 95 %.
         ``strength`` is 0 (``shift`` is ``none``) to 3. NaN where undefined, also without a threshold.
     """
-    before, model.evaluator = model.evaluator, UnifiedEvaluator(validation=(), print_table=False, log="stock")
+    evaluator, visualizer = model.evaluator, model.visualizer
+    model.evaluator, model.visualizer = UnifiedEvaluator(validation=(), print_table=False, log="stock"), None
     try:
         rows = [(NO_SHIFT, 0, 0.0, *row) for row in _rows(_tested(model, data, []), seed)]
         for shift in shifts:
@@ -79,7 +87,7 @@ def measure_shift(
                 images = _tested(model, data, [ShiftedImages(shift, amount, seed)])
                 rows += [(shift.name, strength, float(amount), *row) for row in _rows(images, seed)]
     finally:
-        model.evaluator = before
+        model.evaluator, model.visualizer = evaluator, visualizer
     return pd.DataFrame(rows, columns=list(SHIFT_COLUMNS))
 
 

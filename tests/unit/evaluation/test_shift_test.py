@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch, InferenceBatch
+from anomalib.data import AnomalibDataModule, Folder, ImageBatch, InferenceBatch
+from anomalib.models import Padim
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_unias import UnifiedDataModule
+from anomalib_unias import UnifiedDataModule, cli
 from anomalib_unias.evaluation.shift_test import SHIFT_COLUMNS, measure_shift
 from anomalib_unias.evaluation.shifts import SHIFTS
 from anomalib_unias.report.shift_page import draw_shift, shift_table, write_shift
@@ -36,7 +37,7 @@ class BrightnessModel(AnomalibModule):
     def __init__(self, threshold: float = 1.5) -> None:
         post_processor = PostProcessor(enable_normalization=False, image_sensitivity=0.0)
         steps = Compose([Resize((32, 32)), Normalize([0.5] * 3, [0.25] * 3)])
-        super().__init__(PreProcessor(steps), post_processor, evaluator=True, visualizer=False)
+        super().__init__(PreProcessor(steps), post_processor, evaluator=True, visualizer=True)
         self.post_processor._image_threshold.fill_(threshold)
         # Without normalisation anomalib compares with 1 - sensitivity.
         self.post_processor.image_sensitivity = 1 - threshold
@@ -65,11 +66,15 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_category: Callable[...,
 
 
 @pytest.fixture(scope="module")
-def table(data: UnifiedDataModule) -> pd.DataFrame:
-    model = BrightnessModel()
-    before = model.evaluator
-    table = measure_shift(model, data, [LIGHT, DISPLACEMENT])
-    assert model.evaluator is before
+def table(data: UnifiedDataModule, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The model is given back as it was, and no picture is drawn."""
+    model, folder = BrightnessModel(), tmp_path_factory.mktemp("empty")
+    before = model.evaluator, model.visualizer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        table = measure_shift(model, data, [LIGHT, DISPLACEMENT])
+    assert (model.evaluator, model.visualizer) == before
+    assert list(folder.iterdir()) == []
     return table
 
 
@@ -129,3 +134,21 @@ def test_a_single_category_without_defects(tmp_path: Path, write_category: Calla
     assert np.isnan(value(table, "none", 0, "image_auroc"))
     assert value(table, "none", 0, "false_alarm_rate") == 0
     assert [axes.get_ylabel() for axes in draw_shift(table).axes[::3]] == ["plate"]
+
+
+def test_command(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: dict = {}
+
+    def measure(model: AnomalibModule, data: AnomalibDataModule, seed: int) -> pd.DataFrame:
+        called.update(model=model, data=data, seed=seed)
+        return table
+
+    monkeypatch.setattr("anomalib_unias.report.commands.measure_shift", measure)
+    model = ["--model=Padim", "--model.backbone=resnet18", "--model.pre_trained=false"]
+    data = ["--data=MVTecAD", "--data.category=bottle"]
+    command = ["anomalib-unias", "shift", *model, *data, "--seed=3", f"--output={tmp_path / 'new'}"]
+    monkeypatch.setattr("sys.argv", command)
+    cli.main()
+    assert isinstance(called["model"], Padim)
+    assert (called["data"].category, called["seed"]) == ("bottle", 3)
+    assert (tmp_path / "new" / "index.html").is_file()
