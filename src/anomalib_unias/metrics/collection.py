@@ -18,7 +18,7 @@ from anomalib_unias.metrics.unified import IMAGE_COLUMNS
 class Collection:
     """Collects images in memory that hardly grows with their number.
 
-    Pixels take at most about 10 MB per category, see :class:`~anomalib_unias.metrics.PixelMetrics`. An image takes two
+    Pixels take at most about 15 MB per category, see :class:`~anomalib_unias.metrics.PixelMetrics`. An image takes two
     strings and four numbers, and about 2 kB if its pixels are kept apart.
 
     Args:

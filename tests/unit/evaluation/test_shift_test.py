@@ -123,7 +123,7 @@ def test_page(table: pd.DataFrame, tmp_path: Path) -> None:
     lines = draw_shift(table).axes[0].lines
     assert [list(line.get_xdata()) for line in lines] == [[0, 1, 2, 3]] * 2
     rows = shift_table(table, "bottle").rows
-    assert rows[0][:3] == ["none", "", "100.0 (100.0 to 100.0)"]
+    assert rows[0][:3] == ["none", "", "100.0 (100.0\u00a0to\u00a0100.0)"]
     assert rows[1][:2] == ["light", "0.1 (brighter or darker by this share)"]
 
 

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,3 +78,17 @@ def test_table_of_regions() -> None:
     assert second["share"].tolist() == pytest.approx(parts[1].areas / 64**2)
     assert table.loc[table["image_path"] == "2.png", "found"].isna().all()
     assert list(region_table(frame.iloc[3:]).columns) == list(REGION_COLUMNS)
+
+
+def test_an_image_takes_little_memory_whatever_its_size() -> None:
+    sizes = [
+        len(pickle.dumps(ImagePixels.of(example(3, size=size)[0]._replace(mask=square(size))))) for size in (64, 512)
+    ]
+    assert max(sizes) < 4000
+    assert sizes[1] < 1.2 * sizes[0]
+
+
+def square(size: int) -> torch.Tensor:
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[10:50, 10:50] = True
+    return mask
