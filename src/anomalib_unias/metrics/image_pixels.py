@@ -1,5 +1,6 @@
 """What is kept of the pixels and regions of each image, to tell images apart after a test."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum
 
 from anomalib_unias.metrics.aupimo import SharedFprRange
+from anomalib_unias.metrics.pixel_metrics import PixelTable
 from anomalib_unias.metrics.rank_sketch import RankSketch
 from anomalib_unias.metrics.scored_image import ScoredImage
 
+PIXEL_COLUMNS = ("peak", "marked", "dice", "mixed_dice", "aupimo", "mixed_aupimo")
 REGION_COLUMNS = ("category", "image_path", "area", "share", "peak", "found")
 
 
@@ -86,6 +89,35 @@ class ImagePixels:
         if shared_fpr is None or not self.defective.size:
             return float("nan")
         return shared_fpr.mean_over(self.defective.count_from(shared_fpr.thresholds) / self.defective.size)
+
+
+def pixel_columns(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: str) -> pd.DataFrame:
+    """Numbers of the pixels of each image.
+
+    Args:
+        images (pd.DataFrame): Columns ``category`` and ``pixels`` (:class:`ImagePixels` or ``None``).
+        tables (Mapping[str, PixelTable]): Pixel tables of the categories, and of all images.
+        mixed (str): Name of the table of all images.
+
+    Returns:
+        pd.DataFrame: Columns :data:`PIXEL_COLUMNS` as in :class:`~anomalib_unias.metrics.UnifiedResults`, NaN for an
+        image without map or mask.
+    """
+    thresholds = {name: table.dsc_threshold for name, table in tables.items()}
+    rows = [
+        (
+            pixels.peak,
+            pixels.marked,
+            pixels.dice(thresholds[category]),
+            pixels.dice(thresholds[mixed]),
+            pixels.aupimo(tables[category].shared_fpr),
+            pixels.aupimo(tables[mixed].shared_fpr),
+        )
+        if isinstance(pixels, ImagePixels)
+        else (np.nan,) * len(PIXEL_COLUMNS)
+        for category, pixels in zip(images["category"], images["pixels"], strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(PIXEL_COLUMNS), index=images.index, dtype=float)
 
 
 def region_table(images: pd.DataFrame) -> pd.DataFrame:

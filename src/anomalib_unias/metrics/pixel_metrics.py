@@ -98,6 +98,13 @@ class PixelTable:
         return SharedFprRange.of(key_scores(normal[:, KEY]), rates)
 
     @property
+    def dsc_threshold(self) -> float:
+        """Threshold of the metric ``dsc``; NaN without defective pixels."""
+        if not self.curve.positives:
+            return float("nan")
+        return float(self.curve.thresholds[precision_plus_recall_index(self.curve)])
+
+    @property
     def aupimo(self) -> float:
         """Mean AUPIMO of the images with a defect; NaN if it is undefined."""
         images = self.images - self.images_without_defect

@@ -14,10 +14,9 @@ from anomalib_unias.metrics.functional import (
     auroc,
     average_precision,
     f1_max,
-    precision_plus_recall_index,
     thin_curve,
 )
-from anomalib_unias.metrics.image_pixels import REGION_COLUMNS, ImagePixels, region_table
+from anomalib_unias.metrics.image_pixels import PIXEL_COLUMNS, REGION_COLUMNS, pixel_columns, region_table
 from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelTable, pixel_metrics
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *DEPLOYED_METRICS)
 
 RESULT_COLUMNS = ("category", "metric", "value")
 IMAGE_COLUMNS = ("category", "image_path", "label", "score", "normalized_score", "predicted")
-PIXEL_COLUMNS = ("peak", "marked", "dice", "mixed_dice", "aupimo", "mixed_aupimo")
 CURVE_COLUMNS = ("category", "level", "curve", "x", "y", "threshold")
 
 # Heading, factor and format of each metric in the console.
@@ -213,10 +211,11 @@ def summarize(
     """
     sets = _sets(images, tables, max_rows)
     curves = pd.concat([_curves(name, *parts) for name, parts in sets.items()], ignore_index=True)
-    metrics = _unify(sets, fpr_limit)
     if "pixels" not in images:
         images = images.assign(pixels=None)
-    return UnifiedResults(metrics, _with_pixel_columns(images, sets), curves, region_table(images))
+    of_pixels = pixel_columns(images, {name: table for name, (_, table) in sets.items() if table is not None}, MIXED)
+    described = images.drop(columns="pixels").join(of_pixels).reset_index(drop=True)
+    return UnifiedResults(_unify(sets, fpr_limit), described, curves, region_table(images))
 
 
 def _sets(
@@ -258,36 +257,6 @@ def _metrics(images: pd.DataFrame, table: PixelTable | None, fpr_limit: float) -
     values = image_metrics(*(images[column].to_numpy(float) for column in ("score", "label", "predicted")))
     pixels = pixel_metrics(table, fpr_limit) if table is not None else dict.fromkeys(PIXEL_METRICS, float("nan"))
     return values | pixels
-
-
-def _with_pixel_columns(
-    images: pd.DataFrame, sets: Mapping[str, tuple[pd.DataFrame, PixelTable | None]]
-) -> pd.DataFrame:
-    """Images with numbers of their pixels instead of the pixels themselves."""
-    thresholds = {name: _dsc_threshold(table) for name, (_, table) in sets.items()}
-    ranges = {name: table.shared_fpr if table else None for name, (_, table) in sets.items()}
-    rows = [
-        (
-            pixels.peak,
-            pixels.marked,
-            pixels.dice(thresholds[category]),
-            pixels.dice(thresholds[MIXED]),
-            pixels.aupimo(ranges[category]),
-            pixels.aupimo(ranges[MIXED]),
-        )
-        if isinstance(pixels, ImagePixels)
-        else (np.nan,) * len(PIXEL_COLUMNS)
-        for category, pixels in zip(images["category"], images["pixels"], strict=True)
-    ]
-    numbers = pd.DataFrame(rows, columns=list(PIXEL_COLUMNS), index=images.index, dtype=float)
-    return images.drop(columns="pixels").join(numbers).reset_index(drop=True)
-
-
-def _dsc_threshold(table: PixelTable | None) -> float:
-    """Threshold of the metric ``dsc``; NaN without defective pixels."""
-    if table is None or not table.curve.positives:
-        return float("nan")
-    return float(table.curve.thresholds[precision_plus_recall_index(table.curve)])
 
 
 def _curves(category: str, images: pd.DataFrame, table: PixelTable | None) -> pd.DataFrame:
