@@ -70,11 +70,12 @@ def _parser(commands: dict[str, Callable[..., None]]) -> "ArgumentParser":
     parser = ArgumentParser(prog="anomalib-unias", description="Commands about models of anomalib and their results.")
     subcommands = parser.add_subcommands(dest="command")
     for name, function in commands.items():
-        command = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
+        summary = (function.__doc__ or "").partition("\n")[0]
+        command = ArgumentParser(description=summary)
         command.add_argument("--config", action="config", help="Path to a configuration file.")
         takes_runs = "runs" in signature(function).parameters
         if takes_runs:
             command.add_argument("runs", type=Path, nargs="+", help="Folders of reports, two or more.")
         command.add_function_arguments(function, as_positional=True, skip={"runs"} if takes_runs else set())
-        subcommands.add_subcommand(name, command)
+        subcommands.add_subcommand(name, command, help=summary)
     return parser

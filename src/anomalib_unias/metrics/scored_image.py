@@ -116,7 +116,7 @@ def has_threshold(post_processor: Any, name: str) -> bool:
     if name == "pixel_threshold" and isinstance(post_processor, MEBinPostProcessor):
         return True
     threshold = getattr(post_processor, name, None)
-    return threshold is None or not bool(torch.isnan(torch.as_tensor(threshold)))
+    return threshold is None or not bool(torch.isnan(torch.as_tensor(threshold)).all())
 
 
 def count_unrepeated(loader: Any, batch_idx: int, size: int) -> int:
