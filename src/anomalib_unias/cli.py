@@ -1,7 +1,13 @@
 """Command line of this package; everything else goes through the ``anomalib`` command."""
 
 import logging
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +48,34 @@ def cache(clear: bool = False) -> None:
 
 def main() -> None:
     """Entry point of ``anomalib-unias``."""
-    from jsonargparse import auto_cli
-
     from anomalib_unias.deploy.commands import inspect, parity
+    from anomalib_unias.report.commands import compare, shift
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Not those of the libraries: the exporter of torch alone tells of every node that it removes.
     logging.getLogger("anomalib_unias").setLevel(logging.INFO)
-    auto_cli({"cache": cache, "convert": convert, "inspect": inspect, "parity": parity}, as_positional=True)
+    functions: list[Callable[..., None]] = [cache, compare, convert, inspect, parity, shift]
+    commands = {function.__name__: function for function in functions}
+    parser = _parser(commands)
+    parsed = parser.instantiate_classes(parser.parse_args())
+    arguments = parsed[parsed.command].as_dict()
+    arguments.pop("config", None)
+    commands[parsed.command](**arguments)
+
+
+def _parser(commands: dict[str, Callable[..., None]]) -> "ArgumentParser":
+    """Parser whose commands have the arguments of functions. ``runs`` are as many as one gives."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="anomalib-unias", description="Commands about models of anomalib and their results.")
+    subcommands = parser.add_subcommands(dest="command")
+    for name, function in commands.items():
+        summary = (function.__doc__ or "").partition("\n")[0]
+        command = ArgumentParser(description=summary)
+        command.add_argument("--config", action="config", help="Path to a configuration file.")
+        takes_runs = "runs" in signature(function).parameters
+        if takes_runs:
+            command.add_argument("runs", type=Path, nargs="+", help="Folders of reports, two or more.")
+        command.add_function_arguments(function, as_positional=True, skip={"runs"} if takes_runs else set())
+        subcommands.add_subcommand(name, command, help=summary)
+    return parser

@@ -17,7 +17,8 @@ from headless_browser import CHROMIUM, Page
 from lightning.pytorch import Callback
 from PIL import Image
 
-from anomalib_unias import UniAS, UnifiedDataModule
+from anomalib_unias import UniAS, UnifiedDataModule, cli
+from anomalib_unias.evaluation.metrics_file import check_metrics
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.report import EvaluationReport
 
@@ -25,6 +26,7 @@ WriteCategory = Callable[..., Path]
 CATEGORIES = ["bottle", "cable"]
 PADIM = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False, "n_features": 4}
 SUMMARY = ["mean", "mixed", "gap"]
+TABLES = ["metrics.csv", "images.csv", "regions.csv", "suspects.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,12 @@ def root(tmp_path_factory: pytest.TempPathFactory, write_category: WriteCategory
     for category in CATEGORIES:
         write_category(root, category, size=48)
     return root
+
+
+TITLES = [
+    *("At the threshold", "False alarms and misses", "Which defects are found", "Score levels", "Scores", "Curves"),
+    *("Labels under suspicion", "Settings"),
+]
 
 
 def datamodule(root: Path, **arguments: object) -> UnifiedDataModule:
@@ -62,8 +70,7 @@ def padim_report(root: Path) -> Path:
     folder = Path(engine.trainer.default_root_dir) / "report"
     assert (folder.parent / "images").is_dir()
     # anomalib's own numbers where nothing is clamped: labels.
-    mixed = json.loads((folder / "metrics.json").read_text())["mixed"]
-    assert 0 <= mixed["image_auroc"] <= 1
+    assert 0 <= pd.read_csv(folder / "metrics.csv", index_col="category").loc["mixed", "image_auroc"] <= 1
     return folder
 
 
@@ -98,8 +105,9 @@ def test_the_page_needs_nothing_but_its_folder(folder: Path) -> None:
     assert {f"figures/{name}.svg" for name in ("levels", "image_roc", "pixel_precision_recall")} <= set(sources)
     assert [source for source in sources if not (folder / source).is_file()] == []
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert files == {"index.html", "metrics.csv", "metrics.json", *sources}
-    assert all(f"<h2>{title}" in page for title in ("At the threshold", "Score levels", "Scores", "Curves", "Settings"))
+    pictures = {file for file in files if file.startswith("gallery/")}
+    assert files == {"index.html", "threshold.html", "metrics.json", *TABLES, *sources, *pictures}
+    assert all(f"<h2>{title}" in page for title in TITLES)
 
 
 def test_metrics_files_are_alike(folder: Path) -> None:
@@ -110,11 +118,15 @@ def test_metrics_files_are_alike(folder: Path) -> None:
         pytest.fail(f"{constant} is not JSON")
 
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    rows = content["categories"] | {name: content[name] for name in SUMMARY}
-    for category, values in rows.items():
-        expected = {name: math.nan if value is None else value for name, value in values.items()}
-        assert table.loc[category].to_dict() == pytest.approx(expected, nan_ok=True)
-    assert content["gap"]["missed_defects"] is None
+    check_metrics(content)
+    wide = pd.DataFrame(content["metrics"]).pivot(index="category", columns="metric", values="value").astype(float)
+    pd.testing.assert_frame_equal(table.sort_index(), wide[table.columns], check_names=False)
+    assert math.isnan(wide.loc["gap", "missed_defects"])
+    images = pd.read_csv(folder / "images.csv")
+    deployed = next(row for row in content["error_rates"] if row["category"] == "mixed" and row["at"] == "deployed")
+    assert deployed["false_alarms"] == images.loc[images["label"] == 0, "predicted"].sum()
+    assert deployed["miss_low"] <= deployed["miss_rate"] <= deployed["miss_high"]
+    assert len(pd.read_csv(folder / "regions.csv")) == (images["label"] == 1).sum()  # a square in each
     assert content["settings"]["data"]["categories"] == CATEGORIES
     assert math.isfinite(content["image_threshold"])
 
@@ -133,9 +145,10 @@ def test_numbers_are_those_of_the_model_s_evaluator(unias_run: tuple[Path, UniAS
     assert settings["trainer"]["max_steps"] == 2
     assert settings["versions"]["torch"] == torch.__version__.split("+")[0]
     assert messages == [f"Report: {folder / 'index.html'}"]
-    # Two pictures per category and gallery at most, but as many images belong into one of them.
+    # Two pictures per category and gallery at most (eight near the threshold), as many images belong into one of them.
     pictures = [path.name for path in (folder / "gallery").iterdir()]
-    assert 4 <= len(pictures) <= 12
+    assert 4 <= len([name for name in pictures if not name.startswith("near")]) <= 12
+    assert len([name for name in pictures if name.startswith("near")]) == 12  # all there are
 
 
 def test_any_model_gets_the_numbers_of_the_unified_evaluator(root: Path, padim_report: Path) -> None:
@@ -236,8 +249,10 @@ def test_a_test_set_without_defects_and_labels(root: Path, tmp_path: Path) -> No
     engine.test(model, datamodule=data, verbose=False)
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert content["image_threshold"] is None
-    defined = {name: value for name, value in content["categories"]["only$<b>"].items() if value is not None}
-    assert defined == {"missed_defects": 0}  # there was none to miss
+    check_metrics(content)
+    assert {row["metric"] for row in content["metrics"] if row["value"] is not None} == {
+        "missed_defects"
+    }  # none to miss
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert "only$&lt;b&gt;" in page
     assert "only$<b>" not in page
@@ -245,6 +260,45 @@ def test_a_test_set_without_defects_and_labels(root: Path, tmp_path: Path) -> No
     assert "Undefined: the test set has no defective or no good images." in page
     assert page.count("Unknown: the model predicts no labels.") == 3
     assert [path.name for path in (folder / "figures").iterdir()] == ["levels.svg"]
+    assert "Sizes are unknown" in page
+    assert '"threshold": null' in (folder / "threshold.html").read_text(encoding="utf-8")
+
+
+def test_without_validation_no_label_is_invented(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """anomalib's post-processor calls every image defective that scores above 0.5, whatever the scale of the scores."""
+    engine = make_engine(root, EvaluationReport(tmp_path))
+    model, data = make_padim(), datamodule(root, val_split_mode="none")
+    engine.fit(model, datamodule=data)
+    engine.test(model, datamodule=data, verbose=False)
+    warnings = [record.message for record in caplog.records if "unias" in record.name and record.levelname == "WARNING"]
+    assert [message[:27] for message in warnings] == ["There is no image threshold"]
+    assert pd.read_csv(tmp_path / "images.csv")[["predicted", "marked"]].isna().all(axis=None)
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert content["image_threshold"] is None
+    deployed = [row for row in content["error_rates"] if row["at"] == "deployed"]
+    assert {row[name] for row in deployed for name in ("false_alarms", "misses", "miss_rate")} == {None}
+    assert next(row for row in content["metrics"] if row["metric"] == "image_auroc")["value"] is not None
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count("Unknown: the model predicts no labels.") == 3
+    assert [path.name for path in (tmp_path / "gallery").iterdir()] == []
+
+
+def test_two_reports_are_compared(
+    padim_report: Path,
+    unias_run: tuple[Path, UniAS, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    page = tmp_path / "page.html"
+    command = ["anomalib-unias", "compare", str(padim_report), str(unias_run[0]), "--output", str(page)]
+    monkeypatch.setattr("sys.argv", [*command, "--samples=50"])
+    cli.main()
+    assert "no difference beyond chance" in capsys.readouterr().out
+    assert "12 test images" in page.read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["anomalib-unias", "compare", str(padim_report), str(tmp_path)])
+    with pytest.raises(SystemExit, match="has no images.csv"):
+        cli.main()
 
 
 def test_wrong_arguments_are_refused() -> None:

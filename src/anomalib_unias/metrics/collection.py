@@ -1,13 +1,14 @@
 """What an evaluator keeps of a run: a table of pixels per category and a record per image."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
 
+from anomalib_unias.metrics.image_pixels import ImagePixels
 from anomalib_unias.metrics.pixel_metrics import PixelMetrics, PixelTable
 from anomalib_unias.metrics.scored_image import ScoredImage
 from anomalib_unias.metrics.table_metric import require_numbers
@@ -17,15 +18,22 @@ from anomalib_unias.metrics.unified import IMAGE_COLUMNS
 class Collection:
     """Collects images in memory that hardly grows with their number.
 
-    Pixels take at most about 10 MB per category, see :class:`~anomalib_unias.metrics.PixelMetrics`. An image takes two
-    strings and four numbers.
+    Pixels take at most about 15 MB per category, see :class:`~anomalib_unias.metrics.PixelMetrics`. An image takes two
+    strings and four numbers, and about 2 kB if its pixels are kept apart.
 
     Args:
         new_pixel_metrics (Callable[[], PixelMetrics]): Makes the pixel metrics of a category.
+        keep_pixels (Literal["none", "sketch", "all"]): What to keep of the pixels and regions of each single image, see
+            :class:`~anomalib_unias.metrics.image_pixels.ImagePixels`. Defaults to ``"none"``.
     """
 
-    def __init__(self, new_pixel_metrics: Callable[[], PixelMetrics]) -> None:
+    def __init__(
+        self,
+        new_pixel_metrics: Callable[[], PixelMetrics],
+        keep_pixels: Literal["none", "sketch", "all"] = "none",
+    ) -> None:
         self._new_pixel_metrics = new_pixel_metrics
+        self._keep_pixels = keep_pixels
         self._records: list[tuple] = []
         self._pixels: dict[str, PixelMetrics] = {}
         self._mask_counts = np.zeros(3)  # true positives, false positives, false negatives
@@ -40,22 +48,25 @@ class Collection:
             ValueError: If a score is NaN (the message names the image), or map and mask differ in size.
         """
         require_numbers(np.array([image.score]), [image.image_path])
-        self._records.append(tuple(getattr(image, column) for column in IMAGE_COLUMNS))
+        record = tuple(getattr(image, column) for column in IMAGE_COLUMNS)
         if image.anomaly_map is None or image.mask is None:
+            self._records.append((*record, None))
             return
         require_numbers(image.anomaly_map[None].detach().cpu().float().numpy(), [image.image_path])
         if image.category not in self._pixels:
             self._pixels[image.category] = self._new_pixel_metrics()
         self._pixels[image.category].update(image.anomaly_map[None], image.mask[None])
+        kept = None if self._keep_pixels == "none" else ImagePixels.of(image, exact=self._keep_pixels == "all")
+        self._records.append((*record, kept))
         if image.predicted_mask is not None:
             predicted, mask = image.predicted_mask > 0, image.mask > 0
             counts = (predicted & mask).sum(), (predicted & ~mask).sum(), (~predicted & mask).sum()
             self._mask_counts += [int(count) for count in counts]
 
     def images(self) -> pd.DataFrame:
-        """Records of the images of all processes, by category and path."""
+        """Records of the images of all processes, by category and path; ``pixels`` is what is kept of theirs."""
         records = [record for part in of_all_processes(self._records) for record in part]
-        frame = pd.DataFrame(records, columns=list(IMAGE_COLUMNS))
+        frame = pd.DataFrame(records, columns=[*IMAGE_COLUMNS, "pixels"])
         return frame.sort_values(["category", "image_path"], kind="stable", ignore_index=True)
 
     def pixel_tables(self, device: torch.device) -> dict[str, PixelTable]:

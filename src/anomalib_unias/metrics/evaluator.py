@@ -49,9 +49,9 @@ class UnifiedEvaluator(Evaluator):
     An image counts at pixel level if the batch has masks and ``batch.mask_valid``, if there is one, is true for it.
     Masks are ``> 0``. A NaN score is an error that names the image.
 
-    After a test there are :attr:`results`, :attr:`images` and :attr:`curves` as data frames, and one table on the
-    console. An evaluator is not part of a checkpoint: pass it to ``load_from_checkpoint`` if it is not the model's
-    default.
+    After a test there are :attr:`results`, :attr:`images`, :attr:`regions` and :attr:`curves` as data frames, and one
+    table on the console. An evaluator is not part of a checkpoint: pass it to ``load_from_checkpoint`` if it is not the
+    model's default.
 
     Args:
         validation (Sequence[str]): Metrics to log in validation, as ``val_mean_<metric>`` and
@@ -108,8 +108,13 @@ class UnifiedEvaluator(Evaluator):
 
     @property
     def images(self) -> pd.DataFrame:
-        """Images of the last test: category, path, label, scores and predicted label."""
+        """Images of the last test, columns as in :class:`~anomalib_unias.metrics.UnifiedResults`."""
         return self._results.images
+
+    @property
+    def regions(self) -> pd.DataFrame:
+        """Defective regions of the last test, columns as in :class:`~anomalib_unias.metrics.UnifiedResults`."""
+        return self._results.regions
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -156,7 +161,7 @@ class UnifiedEvaluator(Evaluator):
             if set(self.validation).isdisjoint(PIXEL_METRICS):
                 scores = scores._replace(pixel=None)
             loader = one_of(trainer.val_dataloaders, dataloader_idx)
-            _collect(self._validated, batch, scores, trainer, loader, batch_idx)
+            _collect(self._validated, batch, scores, trainer, loader, batch_idx, None)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation metrics."""
@@ -171,7 +176,7 @@ class UnifiedEvaluator(Evaluator):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start anew."""
         del trainer, pl_module
-        self._tested = Collection(self._new_pixel_metrics)
+        self._tested = Collection(self._new_pixel_metrics, "all" if self.max_rows is None else "sketch")
         self._results = UnifiedResults.empty()
 
     def on_test_batch_end(
@@ -184,9 +189,10 @@ class UnifiedEvaluator(Evaluator):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect a batch: scores as the model gave them, labels as the post-processor did."""
-        del pl_module, outputs
+        del outputs
         loader = one_of(trainer.test_dataloaders, dataloader_idx)
-        _collect(self._tested, batch, self._raw_scores.pop(), trainer, loader, batch_idx)
+        post_processor = getattr(pl_module, "post_processor", None)
+        _collect(self._tested, batch, self._raw_scores.pop(), trainer, loader, batch_idx, post_processor)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the metrics."""
@@ -254,9 +260,17 @@ class RawScores(Callback):
         return scores
 
 
-def _collect(collection: Collection, batch: Any, scores: Scores, trainer: Trainer, loader: Any, batch_idx: int) -> None:
+def _collect(
+    collection: Collection,
+    batch: Any,
+    scores: Scores,
+    trainer: Trainer,
+    loader: Any,
+    batch_idx: int,
+    post_processor: Any,
+) -> None:
     unrepeated = count_unrepeated(loader, batch_idx, len(scores.image))
-    for image in islice(split_batch(batch, scores, data_name(trainer, loader)), unrepeated):
+    for image in islice(split_batch(batch, scores, data_name(trainer, loader), post_processor), unrepeated):
         collection.add(image)
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomalib_unias.metrics.aupimo import SharedFprRange
 from anomalib_unias.metrics.functional import (
     ScoreCurve,
     aupro,
@@ -22,6 +23,8 @@ from anomalib_unias.metrics.functional import (
 from anomalib_unias.metrics.score_table import (
     DEFECTIVE,
     DICE,
+    IMAGE_FPR,
+    IMAGE_TPR,
     KEY,
     NORMAL,
     PIXEL_COLUMNS,
@@ -35,7 +38,7 @@ from anomalib_unias.metrics.score_table import (
 )
 from anomalib_unias.metrics.table_metric import TableMetric, require_numbers
 
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "dsc", "dsc_best_f1", "iou")
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupimo", "dsc", "dsc_best_f1", "iou")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class PixelTable:
     """What is kept of the anomaly maps and masks of a set of images.
 
     Args:
-        rows (Table): Table ``(n, 5)`` with increasing keys, see :mod:`anomalib_unias.metrics.score_table`.
+        rows (Table): Table ``(n, 7)`` with increasing keys, see :mod:`anomalib_unias.metrics.score_table`.
         dropped (Precision): Number of trailing bits of the key that are dropped, by segment ``(560,)``.
         images (int): Number of images.
         images_without_defect (int): Number of images whose mask is empty.
@@ -85,6 +88,33 @@ class PixelTable:
         """Dice coefficient of an image, as mean over the images, at each threshold of the curve ``(T,)``."""
         return (self.images_without_defect + self._summed(DICE)) / (self.images or np.nan)
 
+    @cached_property
+    def shared_fpr(self) -> SharedFprRange | None:
+        """Thresholds over which AUPIMO is the mean true positive rate; ``None`` if it is undefined."""
+        normal = self.rows[self.rows[:, IMAGE_FPR] > 0]
+        if not len(normal):
+            return None
+        rates = np.cumsum(normal[::-1, IMAGE_FPR])[::-1] / self.images_without_defect
+        return SharedFprRange.of(key_scores(normal[:, KEY]), rates)
+
+    @property
+    def dsc_threshold(self) -> float:
+        """Threshold of the metric ``dsc``; NaN without defective pixels."""
+        if not self.curve.positives:
+            return float("nan")
+        return float(self.curve.thresholds[precision_plus_recall_index(self.curve)])
+
+    @property
+    def aupimo(self) -> float:
+        """Mean AUPIMO of the images with a defect; NaN if it is undefined."""
+        images = self.images - self.images_without_defect
+        if self.shared_fpr is None or not images:
+            return float("nan")
+        found = np.append(np.cumsum(self.rows[::-1, IMAGE_TPR])[::-1], 0) / images
+        return self.shared_fpr.mean_over(
+            found[np.searchsorted(key_scores(self.rows[:, KEY]), self.shared_fpr.thresholds)]
+        )
+
     def _descending(self, column: int) -> NDArray:
         return self.rows[::-1, column]
 
@@ -110,6 +140,7 @@ def pixel_metrics(table: PixelTable, fpr_limit: float = 0.3) -> dict[str, float]
         - ``pixel_f1max``: largest F1 score of all thresholds, over all pixels.
         - ``aupro``: area under the mean overlap of defective regions (8-connected) against the false positive rate
           of all pixels outside regions, up to ``fpr_limit`` and divided by it.
+        - ``aupimo``: mean AUPIMO of the images with a defect, see :mod:`anomalib_unias.metrics.aupimo`.
         - ``dsc``: mean Dice coefficient by the rule of the UniAS paper: threshold at the largest sum of precision
           and recall over all pixels, Dice coefficient of every image at this threshold, mean over all images. An
           image without defect counts 1 if nothing is predicted in it, else 0.
@@ -122,6 +153,7 @@ def pixel_metrics(table: PixelTable, fpr_limit: float = 0.3) -> dict[str, float]
         "pixel_ap": average_precision(curve),
         "pixel_f1max": f1_max(curve),
         "aupro": aupro(curve, table.region_overlap, fpr_limit),
+        "aupimo": table.aupimo,
         "dsc": float("nan"),
         "dsc_best_f1": float("nan"),
         "iou": float("nan"),
@@ -137,7 +169,7 @@ def pixel_metrics(table: PixelTable, fpr_limit: float = 0.3) -> dict[str, float]
 class PixelMetrics(TableMetric):
     """All metrics of :func:`pixel_metrics` in one pass over the anomaly maps.
 
-    Memory does not depend on the number of images: at most ``max_rows`` rows of 40 bytes, and as much again for what
+    Memory does not depend on the number of images: at most ``max_rows`` rows of 56 bytes, and as much again for what
     has not been added up yet. The result depends neither on the order of the images nor on how they are split into
     batches or processes, and it is exact while there are at most ``max_rows`` different scores.
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Columns of a table. A table of counts has the first three, a table of a segmentation has all of them.
-KEY, NORMAL, DEFECTIVE, REGION, DICE = range(5)
+KEY, NORMAL, DEFECTIVE, REGION, DICE, IMAGE_FPR, IMAGE_TPR = range(7)
 COUNT_COLUMNS = 3
-PIXEL_COLUMNS = 5
+PIXEL_COLUMNS = 7
 
 # A float32 number: one bit for the sign and eight for the exponent give its octave, 23 are left to be dropped.
 _OCTAVES = 512
@@ -110,7 +110,8 @@ def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision
     anomalib's ``AUPRO``): its sum from the top down to a cell is the sum of the overlaps of all regions at that
     threshold. The column ``DICE`` holds the change of the image's Dice coefficient when the threshold falls from the
     next higher cell to this one: its sum from the top is the Dice coefficient at that threshold, minus the one of an
-    empty prediction (1 for an image without defect, else 0).
+    empty prediction (1 for an image without defect, else 0). The sum of the column ``IMAGE_FPR`` from the top is the
+    false positive rate of an image without defect, that of ``IMAGE_TPR`` the true positive rate of an image with one.
 
     Args:
         anomaly_map (NDArray): Anomaly map ``(H, W)``.
@@ -118,7 +119,7 @@ def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision
         dropped (Precision): Number of trailing bits to drop, by segment.
 
     Returns:
-        tuple[Table, int]: Table ``(n, 5)`` with increasing keys, and the number of defective regions.
+        tuple[Table, int]: Table ``(n, 7)`` with increasing keys, and the number of defective regions.
     """
     cells = _cells(score_keys(anomaly_map), dropped)
     counts = _count(cells, mask.ravel())
@@ -129,8 +130,10 @@ def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision
     dice = 2 * true_positives / (true_positives[0] + predicted)
     table[:, DICE] = dice - np.append(dice[1:], float(true_positives[0] == 0))
     if true_positives[0] == 0:
+        table[:, IMAGE_FPR] = counts[:, NORMAL] / mask.size
         return table, 0
 
+    table[:, IMAGE_TPR] = counts[:, DEFECTIVE] / true_positives[0]
     regions, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     area = statistics[:, cv2.CC_STAT_AREA]
     table[:, REGION] = _sum_per_cell(counts[:, KEY], cells[mask.ravel()], 1 / area[labels[mask]])

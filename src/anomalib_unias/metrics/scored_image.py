@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import Batch, ImageBatch
+from anomalib.post_processing import MEBinPostProcessor
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -56,7 +57,7 @@ class ScoredImage(NamedTuple):
     predicted_mask: Tensor | None
 
 
-def split_batch(batch: ImageBatch, scores: Scores, data_name: str) -> Iterator[ScoredImage]:
+def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processor: Any = None) -> Iterator[ScoredImage]:
     """Images of a batch.
 
     Args:
@@ -64,6 +65,8 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str) -> Iterator[S
             and ``mask_valid`` (whether the mask of an image is known, ``(B,)``) are used.
         scores (Scores): Scores as the model gave them.
         data_name (str): Category of the images of a batch without categories.
+        post_processor (Any): Post-processor that predicted labels and masks. Those of one without a threshold are left
+            out: anomalib 2.7.0 then compares raw scores with the threshold of normalised ones. Defaults to ``None``.
 
     Yields:
         ScoredImage: One per image.
@@ -74,6 +77,8 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str) -> Iterator[S
     if batch.gt_label is None:
         msg = "A batch needs gt_label to be evaluated, got None. Use a data module whose images are labelled."
         raise ValueError(msg)
+    labels = batch.pred_label if has_threshold(post_processor, "image_threshold") else None
+    predicted_masks = batch.pred_mask if has_threshold(post_processor, "pixel_threshold") else None
     size = len(scores.image)
     known = getattr(batch, "mask_valid", None)
     columns: dict[str, Any] = {
@@ -82,15 +87,36 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str) -> Iterator[S
         "label": (batch.gt_label > 0).int().tolist(),
         "score": scores.image.double().tolist(),
         "normalized_score": Scores.of(batch).image.double().tolist(),
-        "predicted": [float("nan")] * size if batch.pred_label is None else batch.pred_label.double().tolist(),
+        "predicted": [float("nan")] * size if labels is None else labels.double().tolist(),
         "anomaly_map": _each(scores.pixel, size),
         "mask": [
             mask if known is None or known[index] else None for index, mask in enumerate(_each(batch.gt_mask, size))
         ],
-        "predicted_mask": _each(batch.pred_mask, size),
+        "predicted_mask": _each(predicted_masks, size),
     }
     for values in zip(*columns.values(), strict=True):
         yield ScoredImage(**dict(zip(columns, values, strict=True)))
+
+
+def has_threshold(post_processor: Any, name: str) -> bool:
+    """Whether what a post-processor predicts rests on a threshold.
+
+    Args:
+        post_processor (Any): Post-processor, or ``None``.
+        name (str): Its threshold, ``image_threshold`` or ``pixel_threshold``, NaN if none was found in validation.
+
+    Returns:
+        bool: ``True`` also for a post-processor that has no such attribute, or finds a threshold for each image.
+
+    Example:
+        >>> from anomalib.post_processing import PostProcessor
+        >>> has_threshold(PostProcessor(), "image_threshold")
+        False
+    """
+    if name == "pixel_threshold" and isinstance(post_processor, MEBinPostProcessor):
+        return True
+    threshold = getattr(post_processor, name, None)
+    return threshold is None or not bool(torch.isnan(torch.as_tensor(threshold)).all())
 
 
 def count_unrepeated(loader: Any, batch_idx: int, size: int) -> int:

@@ -2,14 +2,21 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table as RichTable
 
-from anomalib_unias.metrics.functional import ScoreCurve, auroc, average_precision, f1_max, thin_curve
+from anomalib_unias.metrics.functional import (
+    ScoreCurve,
+    auroc,
+    average_precision,
+    f1_max,
+    thin_curve,
+)
+from anomalib_unias.metrics.image_pixels import PIXEL_COLUMNS, REGION_COLUMNS, pixel_columns, region_table
 from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelTable, pixel_metrics
 
 logger = logging.getLogger(__name__)
@@ -32,6 +39,7 @@ _CONSOLE = {
     "pixel_ap": ("\nAP", 100, ".1f"),
     "pixel_f1max": ("\nF1max", 100, ".1f"),
     "aupro": ("\nAUPRO", 100, ".1f"),
+    "aupimo": ("\nAUPIMO", 100, ".1f"),
     "dsc": ("\nDSC", 100, ".1f"),
     "dsc_best_f1": ("DSC\nbest F1", 100, ".1f"),
     "iou": ("\nIoU", 100, ".1f"),
@@ -51,16 +59,22 @@ class UnifiedResults:
             (mean minus mixed).
         images (pd.DataFrame): One row per image: ``category, image_path, label`` (1: defective), ``score`` (as the
             model gave it), ``normalized_score`` (as the post-processor gave it) and ``predicted`` (1: defective, NaN
-            if the post-processor does not predict labels).
+            if the post-processor does not predict labels). Of the pixels, NaN without a map or a known mask: ``peak``
+            (highest score of the map), ``marked`` (share that the post-processor calls defective), ``dice`` (at the
+            threshold of ``dsc`` of the category), ``mixed_dice`` (at that of all images), ``aupimo`` (within the
+            category) and ``mixed_aupimo``. The last four are within about a hundredth unless all pixels were kept.
         curves (pd.DataFrame): Columns ``category, level, curve, x, y, threshold`` with at most 1000 points per curve,
             for every category and ``mixed``. Level is ``image`` or ``pixel``; curve is ``roc`` (false positive rate,
             recall), ``precision_recall`` (recall, precision) or, for pixels, ``pro`` (false positive rate, mean
             overlap of the regions). Thresholds are raw scores, in decreasing order.
+        regions (pd.DataFrame): One row per defective region, see
+            :func:`~anomalib_unias.metrics.image_pixels.region_table`.
     """
 
     metrics: pd.DataFrame
     images: pd.DataFrame
     curves: pd.DataFrame
+    regions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REGION_COLUMNS)))
 
     @property
     def categories(self) -> list[str]:
@@ -80,12 +94,20 @@ class UnifiedResults:
     @classmethod
     def empty(cls) -> "UnifiedResults":
         """What there is before a test: frames without rows."""
-        columns = (RESULT_COLUMNS, IMAGE_COLUMNS, CURVE_COLUMNS)
+        columns = (RESULT_COLUMNS, (*IMAGE_COLUMNS, *PIXEL_COLUMNS), CURVE_COLUMNS)
         return cls(*(pd.DataFrame(columns=list(names)) for names in columns))
 
     def warn_of_undefined(self) -> None:
-        """Log which categories lack which metrics."""
+        """Log which categories lack which metrics, and once if no labels are predicted."""
         undefined = self.metrics[self.metrics["value"].isna() & self.metrics["category"].isin(self.categories)]
+        # Of a few images it is undefined by nature.
+        undefined = undefined[undefined["metric"] != "aupimo"]
+        if len(self.images) and self.images["predicted"].isna().all():
+            undefined = undefined[~undefined["metric"].isin(DEPLOYED_METRICS)]
+            logger.warning(
+                "There is no image threshold, so no image is called good or defective: false alarms and missed defects "
+                "are undefined. Validate before the test, on images of the data module (val_split_mode)."
+            )
         for category, rows in undefined.groupby("category"):
             logger.warning(
                 "Category %s has no %s: good or defective images or pixels, masks or predicted labels are missing. "
@@ -171,10 +193,29 @@ def unified_metrics(
 def summarize(
     images: pd.DataFrame, tables: Mapping[str, PixelTable], fpr_limit: float, max_rows: int | None
 ) -> UnifiedResults:
-    """Metrics and curves; arguments and errors as of :func:`unified_metrics`."""
+    """Metrics, curves and regions.
+
+    Args:
+        images (pd.DataFrame): One row per image, columns ``category, image_path, label, score, normalized_score`` and
+            ``predicted``; with ``pixels`` (:class:`~anomalib_unias.metrics.image_pixels.ImagePixels` or ``None``) there
+            are also regions, and numbers of the pixels of each image.
+        tables (Mapping[str, PixelTable]): As of :func:`unified_metrics`.
+        fpr_limit (float): As of :func:`unified_metrics`.
+        max_rows (int | None): As of :func:`unified_metrics`.
+
+    Returns:
+        UnifiedResults: Results.
+
+    Raises:
+        ValueError: If a category is called like one of the rows ``mean``, ``mixed``, ``gap``.
+    """
     sets = _sets(images, tables, max_rows)
-    curves = [_curves(name, *parts) for name, parts in sets.items()]
-    return UnifiedResults(_unify(sets, fpr_limit), images.reset_index(drop=True), pd.concat(curves, ignore_index=True))
+    curves = pd.concat([_curves(name, *parts) for name, parts in sets.items()], ignore_index=True)
+    if "pixels" not in images:
+        images = images.assign(pixels=None)
+    of_pixels = pixel_columns(images, {name: table for name, (_, table) in sets.items() if table is not None}, MIXED)
+    described = images.drop(columns="pixels").join(of_pixels).reset_index(drop=True)
+    return UnifiedResults(_unify(sets, fpr_limit), described, curves, region_table(images))
 
 
 def _sets(

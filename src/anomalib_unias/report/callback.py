@@ -17,15 +17,17 @@ from anomalib_unias.report.gallery import Galleries
 from anomalib_unias.report.page import Report, write_report
 from anomalib_unias.report.pictures import draw_picture, map_on_unit_scale, original_colors
 from anomalib_unias.report.settings import run_settings
-from anomalib_unias.report.threshold import deployed_threshold
+from anomalib_unias.report.threshold import deployed_threshold, normalized_threshold
 
 
 class EvaluationReport(Callback):
-    """Writes a self-contained report after a test: ``report/index.html``, ``metrics.json`` and ``metrics.csv``.
+    """Writes a self-contained report after a test: ``report/index.html``, and its numbers as JSON and CSV files.
 
     The page opens from disk without network. It has tables per category, of their mean, of the joint set and of the
-    gap between the two, ROC and precision-recall curves, the levels of the image scores of all categories one below
-    the other with the common threshold, galleries of misses, false alarms and hits, and the settings of the run.
+    gap between the two, false alarms and misses with 95 % intervals, the share of the defects that is found by their
+    size and kind, ROC and precision-recall curves, the levels of the image scores of all categories one below the other
+    with the common threshold, galleries of misses, false alarms and hits, labels under suspicion, and the settings of
+    the run. A second page, ``threshold.html``, lets the reader move the threshold.
 
     Works with any anomalib model. The numbers are those of the model's
     :class:`~anomalib_unias.metrics.UnifiedEvaluator`; a model with another evaluator is evaluated by one of the
@@ -81,8 +83,8 @@ class EvaluationReport(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start anew."""
-        del trainer, pl_module
-        self._galleries = Galleries(self.pictures)
+        del trainer
+        self._galleries = Galleries(self.pictures, normalized_threshold(getattr(pl_module, "post_processor", None)))
 
     def on_test_batch_end(
         self,
@@ -98,7 +100,8 @@ class EvaluationReport(Callback):
         scores = self._raw_scores.pop()
         loader = one_of(trainer.test_dataloaders, dataloader_idx)
         unrepeated = count_unrepeated(loader, batch_idx, len(scores.image))
-        images = split_batch(batch, scores, data_name(trainer, loader))
+        post_processor = getattr(pl_module, "post_processor", None)
+        images = split_batch(batch, scores, data_name(trainer, loader), post_processor)
         for index, image in enumerate(islice(images, unrepeated)):
             self._galleries.offer(image, partial(_draw, pl_module, batch, index, image.mask))
 
@@ -111,7 +114,7 @@ class EvaluationReport(Callback):
             return
         if trainer.is_global_zero:
             report = Report(
-                results=UnifiedResults(evaluator.results, evaluator.images, evaluator.curves),
+                results=UnifiedResults(evaluator.results, evaluator.images, evaluator.curves, evaluator.regions),
                 threshold=deployed_threshold(evaluator.images, getattr(pl_module, "post_processor", None)),
                 galleries=galleries,
                 settings=run_settings(trainer, pl_module),

@@ -16,14 +16,14 @@ from anomalib_unias.metrics.functional import ScoreCurve, best_f1_index
 from anomalib_unias.metrics.unified import MIXED, UnifiedResults
 from anomalib_unias.report.tables import number
 
-_GOOD, _DEFECTIVE, _INK, _SOFT, _OWN = "#4878a8", "#dd6b35", "#263238", "#90a4ae", "#455a64"
-_STYLE: dict[Any, Any] = {
+GOOD, DEFECTIVE, INK, SOFT, _OWN = "#4878a8", "#dd6b35", "#263238", "#90a4ae", "#455a64"
+STYLE: dict[Any, Any] = {
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _SOFT,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.parse_math": False,  # a category may be called "a$b"
@@ -66,7 +66,7 @@ def draw_curves(results: UnifiedResults, kind: CurveKind) -> Figure | None:
     points = results.curves[(results.curves["level"] == kind.level) & (results.curves["curve"] == kind.curve)]
     if points.empty:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.7))
         axes = figure.add_subplot(xlabel=kind.x, ylabel=kind.y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axes.set_title(kind.title, loc="left", fontsize=10, fontweight="bold")
@@ -95,7 +95,7 @@ def draw_levels(results: UnifiedResults, threshold: float) -> Figure:
     values = scores[np.isfinite(scores)]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.75 + 0.72 * len(names)))
         rows = figure.subplots(len(names), sharex=True, squeeze=False, gridspec_kw={"hspace": 0.12})[:, 0]
         for axes, name in zip(rows, names, strict=True):
@@ -118,7 +118,7 @@ def draw_levels(results: UnifiedResults, threshold: float) -> Figure:
 
 def save_svg(figure: Figure, path: Path) -> None:
     """Save a figure; the same figure gives the same file."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(path, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
 
 
@@ -143,7 +143,7 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, kind: CurveKind, results: Unifie
 
 def _line_style(categories: Sequence[str], name: str) -> dict:
     if name == MIXED:
-        return {"color": _INK, "linewidth": 2.4, "zorder": 3}
+        return {"color": INK, "linewidth": 2.4, "zorder": 3}
     index = categories.index(name)
     palette = mpl.colormaps["tab10"]
     return {"color": palette(index % palette.N), "linestyle": _LINE_STYLES[index // palette.N % len(_LINE_STYLES)]}
@@ -151,7 +151,7 @@ def _line_style(categories: Sequence[str], name: str) -> dict:
 
 def _draw_level(axes: Axes, images: pd.DataFrame, edges: np.ndarray, threshold: float) -> None:
     scores, labels = images["score"].to_numpy(float), images["label"].to_numpy()
-    for label, color in ((0, _GOOD), (1, _DEFECTIVE)):
+    for label, color in ((0, GOOD), (1, DEFECTIVE)):
         part = scores[labels == label]
         # Shares, so that a few defects beside many good images can be seen.
         heights = np.histogram(part, edges)[0] / max(1, len(part))
@@ -161,7 +161,7 @@ def _draw_level(axes: Axes, images: pd.DataFrame, edges: np.ndarray, threshold: 
     if curve.positives and curve.negatives:
         axes.axvline(_best_threshold(curve), color=_OWN, linestyle=":", linewidth=1.6)
     if np.isfinite(threshold):
-        axes.axvline(threshold, color=_INK, linewidth=1.4)
+        axes.axvline(threshold, color=INK, linewidth=1.4)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.text(1.01, 0.5, _outcome(images), transform=axes.transAxes, va="center", fontsize=8)
@@ -185,10 +185,10 @@ def _outcome(images: pd.DataFrame) -> str:
 
 def _level_legend(threshold: float) -> list:
     handles = [
-        Patch(color=_GOOD, alpha=0.6, label="good"),
-        Patch(color=_DEFECTIVE, alpha=0.6, label="defective"),
+        Patch(color=GOOD, alpha=0.6, label="good"),
+        Patch(color=DEFECTIVE, alpha=0.6, label="defective"),
         Line2D([], [], color=_OWN, linestyle=":", linewidth=1.6, label="best threshold of the row alone"),
     ]
     if np.isfinite(threshold):
-        handles.append(Line2D([], [], color=_INK, linewidth=1.4, label=f"common threshold {number(threshold)}"))
+        handles.append(Line2D([], [], color=INK, linewidth=1.4, label=f"common threshold {number(threshold)}"))
     return handles

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from heapq import nlargest
+from math import isnan
 from typing import NamedTuple
 from zlib import crc32
 
 from anomalib_unias.metrics.collection import of_all_processes
 from anomalib_unias.metrics.scored_image import ScoredImage
 
-MISSES, FALSE_ALARMS, HITS = "misses", "false_alarms", "hits"
-GALLERIES = (MISSES, FALSE_ALARMS, HITS)
+MISSES, FALSE_ALARMS, HITS, NEAR = "misses", "false_alarms", "hits", "near"
+GALLERIES = (MISSES, FALSE_ALARMS, HITS, NEAR)
+# The reader of the page about thresholds wants to see more of those near it.
+_NEAR_SIZE = 4
 
 
 class Picture(NamedTuple):
@@ -33,42 +36,46 @@ class Picture(NamedTuple):
 
 
 class Galleries:
-    """Three galleries: worst misses, worst false alarms, typical hits.
+    """Four galleries: worst misses, worst false alarms, typical hits, and images near the threshold.
 
     Worst are the misses with the lowest and the false alarms with the highest scores. Typical hits are drawn at random
     from all hits, by a hash of the path: the same ones whatever the order, the batches and the processes.
 
     Args:
-        size (int): Number of pictures per gallery and category.
+        size (int): Number of pictures per gallery and category; four times as many near the threshold.
+        threshold (float): Threshold of the normalised scores. Defaults to NaN: nothing is near it.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, threshold: float = float("nan")) -> None:
+        self._sizes = {gallery: size * (_NEAR_SIZE if gallery == NEAR else 1) for gallery in GALLERIES}
+        self._threshold = threshold
         self._kept: dict[tuple[str, str], list[Picture]] = {}
 
     def offer(self, image: ScoredImage, draw: Callable[[], bytes]) -> None:
-        """Keep an image if it belongs into a gallery.
+        """Keep an image if it belongs into one of the galleries.
 
         Args:
             image (ScoredImage): Image; one without a predicted label belongs into none.
             draw (Callable[[], bytes]): Draws its picture as JPEG; called for images that are kept only.
         """
-        gallery = _gallery_of(image)
-        if gallery is None or self._size == 0:
-            return
-        kept = self._kept.setdefault((gallery, image.category), [])
-        rank = _rank(gallery, image)
-        if len(kept) == self._size and (rank, image.image_path) <= kept[-1][:2]:
-            return
-        picture = Picture(rank, image.image_path, image.category, image.score, image.normalized_score, draw())
-        kept[:] = nlargest(self._size, [*kept, picture])
+        places = {}
+        for gallery, rank in _ranks(image, self._threshold).items():
+            kept, size = self._kept.setdefault((gallery, image.category), []), self._sizes[gallery]
+            if len(kept) < size or (size and (rank, image.image_path) > kept[-1][:2]):
+                places[gallery] = rank
+        if places:
+            jpeg = draw()
+            for gallery, rank in places.items():
+                picture = Picture(rank, image.image_path, image.category, image.score, image.normalized_score, jpeg)
+                kept = self._kept[gallery, image.category]
+                kept[:] = nlargest(self._sizes[gallery], [*kept, picture])
 
     def of_all_processes(self) -> dict[str, list[Picture]]:
         """Pictures of all processes by gallery, the highest rank first. Every process has to call it."""
         merged: dict[tuple[str, str], list[Picture]] = {}
         for kept in of_all_processes(self._kept):
             for place, pictures in kept.items():
-                merged[place] = nlargest(self._size, [*merged.get(place, []), *pictures])
+                merged[place] = nlargest(self._sizes[place[0]], [*merged.get(place, []), *pictures])
         return {
             gallery: sorted(
                 (picture for (name, _), pictures in merged.items() if name == gallery for picture in pictures),
@@ -78,10 +85,14 @@ class Galleries:
         }
 
 
-def _gallery_of(image: ScoredImage) -> str | None:
-    outcomes = {(1, 0.0): MISSES, (0, 1.0): FALSE_ALARMS, (1, 1.0): HITS}
-    return outcomes.get((image.label, image.predicted))
-
-
-def _rank(gallery: str, image: ScoredImage) -> float:
-    return {MISSES: -image.score, FALSE_ALARMS: image.score, HITS: float(crc32(image.image_path.encode()))}[gallery]
+def _ranks(image: ScoredImage, threshold: float) -> dict[str, float]:
+    """Galleries that an image belongs into, and its rank in each."""
+    outcomes = {
+        (1, 0.0): (MISSES, -image.score),
+        (0, 1.0): (FALSE_ALARMS, image.score),
+        (1, 1.0): (HITS, float(crc32(image.image_path.encode()))),
+    }
+    outcome = outcomes.get((image.label, image.predicted))
+    ranks = {} if outcome is None else dict([outcome])
+    distance = abs(image.normalized_score - threshold)
+    return ranks if isnan(distance) else {**ranks, NEAR: -distance}

@@ -6,13 +6,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import numpy as np
+from matplotlib.figure import Figure
 
+from anomalib_unias.evaluation.evaluation import Evaluation
+from anomalib_unias.evaluation.metrics_file import write_results
 from anomalib_unias.metrics.unified import GAP, MEAN, MIXED, UnifiedResults
+from anomalib_unias.report.evaluation_figures import draw_aupimo, draw_recall_by_size
+from anomalib_unias.report.evaluation_tables import (
+    error_table,
+    interval_table,
+    kind_table,
+    rows_by,
+    size_table,
+    smallest_table,
+    suspect_table,
+)
 from anomalib_unias.report.figures import CURVE_KINDS, draw_curves, draw_levels, save_svg
-from anomalib_unias.report.gallery import FALSE_ALARMS, HITS, MISSES, Picture
+from anomalib_unias.report.gallery import FALSE_ALARMS, GALLERIES, HITS, MISSES, Picture
 from anomalib_unias.report.settings import Settings
 from anomalib_unias.report.tables import DASH, metrics_table, number, threshold_table, write_metrics
+from anomalib_unias.report.templates import template
+from anomalib_unias.report.threshold_page import write_threshold_page
 
 _TITLES = {
     MISSES: ("Worst misses", "Defective images called good, those with the lowest score first."),
@@ -50,6 +65,7 @@ class _Headline(NamedTuple):
     mixed: str
     mean: str
     gap: str
+    interval: str
 
 
 class _Card(NamedTuple):
@@ -74,51 +90,60 @@ def write_report(report: Report, folder: Path) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for old in [*(folder / name).glob("*.svg"), *(folder / name).glob("*.jpg")]:
             old.unlink()
-    write_metrics(report.results, report.threshold, report.settings, folder)
+    evaluation = Evaluation.of(report.results, report.threshold)
+    write_metrics(report.results, folder)
+    write_results(report.results, evaluation, report.threshold, report.settings, folder)
+    cards = {name: list(_save_pictures(name, report.galleries.get(name, []), folder)) for name in GALLERIES}
+    pictures = {(card.category, card.image_path): card.file for shown in cards.values() for card in shown}
+    write_threshold_page(report.results, report.threshold, pictures, folder)
     page = folder / "index.html"
-    page.write_text(_render(report, folder), encoding="utf-8")
+    page.write_text(_render(report, evaluation, cards, folder), encoding="utf-8")
     return page
 
 
-def _render(report: Report, folder: Path) -> str:
-    environment = Environment(
-        loader=PackageLoader("anomalib_unias.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _render(report: Report, evaluation: Evaluation, cards: dict[str, list[_Card]], folder: Path) -> str:
     results = report.results
-    return environment.get_template("index.html").render(
+    return template("index.html").render(
         model=report.settings["model"]["class"].rpartition(".")[2],
         data=report.settings["data"].get("name"),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         good=int((results.images["label"] == 0).sum()),
         defective=int((results.images["label"] == 1).sum()),
         categories=results.categories,
-        headlines=[_headline(results, *headline) for headline in _HEADLINES],
+        headlines=[_headline(results, evaluation, *headline) for headline in _HEADLINES],
         metrics=metrics_table(results),
         at_threshold=threshold_table(results),
         threshold=number(report.threshold),
-        levels=_save_levels(report, folder),
+        image_errors=error_table(evaluation, "image"),
+        region_errors=error_table(evaluation, "region"),
+        sizes=size_table(evaluation, "share"),
+        areas=size_table(evaluation, "area"),
+        smallest=smallest_table(evaluation),
+        kinds=kind_table(evaluation),
+        intervals=interval_table(evaluation),
+        suspects=suspect_table(evaluation),
+        size_figure=_save(draw_recall_by_size(evaluation), "figures/recall_by_size.svg", folder),
+        aupimo_figure=_save(draw_aupimo(results.images), "figures/aupimo.svg", folder),
+        levels=_save(draw_levels(results, report.threshold), "figures/levels.svg", folder),
         curves=list(_save_curves(results, folder)),
-        galleries=[
-            (name, *title, list(_save_pictures(name, report.galleries[name], folder)))
-            for name, title in _TITLES.items()
-        ],
+        galleries=[(name, *title, cards[name]) for name, title in _TITLES.items()],
         predicts_labels=not results.images["predicted"].isna().any(),
         settings={name: _shown_settings(section) for name, section in report.settings.items()},
     )
 
 
-def _headline(results: UnifiedResults, metric: str, title: str, factor: float) -> _Headline:
+def _headline(results: UnifiedResults, evaluation: Evaluation, metric: str, title: str, factor: float) -> _Headline:
     values = {name: number(factor * results.value(name, metric), ".1f") for name in (MIXED, MEAN, GAP)}
-    return _Headline(title, **values)
+    interval = rows_by(evaluation.metrics, "category", "metric")[MIXED, metric]
+    low, high = factor * interval["low"], factor * interval["high"]
+    return _Headline(title, **values, interval="" if np.isnan(low) else f"95 %: {low:.1f} to {high:.1f}")
 
 
-def _save_levels(report: Report, folder: Path) -> str:
-    file = "figures/levels.svg"
-    save_svg(draw_levels(report.results, report.threshold), folder / file)
+def _save(figure: Figure | None, file: str, folder: Path) -> str:
+    """Save a figure and give its file, an empty one if there is nothing to draw."""
+    if figure is None:
+        return ""
+    save_svg(figure, folder / file)
     return file
 
 

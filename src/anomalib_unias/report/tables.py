@@ -1,6 +1,5 @@
 """Tables of the report, and the same numbers as files."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ PIXEL_COLUMNS = (
     Column("pixel_ap", "AP", "Average precision of all pixels"),
     Column("pixel_f1max", "F1max", "Largest F1 score of all pixel thresholds"),
     Column("aupro", "AUPRO", "Area under the per-region-overlap curve up to a limited false positive rate"),
+    Column("aupimo", "AUPIMO", "Mean true positive rate of an image at pixel false positive rates from 1e-5 to 1e-4"),
     Column("dsc", "DSC", "Mean Dice coefficient of the images at the largest sum of pixel precision and recall"),
     Column("dsc_best_f1", "DSC at F1max", "Mean Dice coefficient of the images at the best pixel F1 score"),
     Column("iou", "IoU", "Intersection over union of all pixels at the best pixel F1 score"),
@@ -99,26 +99,14 @@ def wide_metrics(results: UnifiedResults) -> pd.DataFrame:
     return wide.loc[[*results.categories, MEAN, MIXED, GAP], list(METRICS)]
 
 
-def write_metrics(results: UnifiedResults, threshold: float, settings: dict[str, Any], folder: Path) -> None:
-    """Write ``metrics.csv`` (one row per category) and ``metrics.json`` (undefined metrics are null).
+def write_metrics(results: UnifiedResults, folder: Path) -> None:
+    """Write ``metrics.csv``, one row per category.
 
     Args:
         results (UnifiedResults): Results.
-        threshold (float): Threshold of the raw image scores.
-        settings (dict[str, Any]): Settings of the run.
         folder (Path): Folder that exists.
     """
-    metrics = wide_metrics(results)
-    metrics.to_csv(folder / "metrics.csv")
-    rows = metrics.to_dict("index")
-    content = {
-        "categories": {category: rows[category] for category in results.categories},
-        **{name: rows[name] for name in (MEAN, MIXED, GAP)},
-        "image_threshold": threshold,
-        "settings": settings,
-    }
-    text = json.dumps(_json_value(content), indent=2, allow_nan=False, ensure_ascii=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    wide_metrics(results).to_csv(folder / "metrics.csv")
 
 
 def number(value: float, style: str = ".4g") -> str:
@@ -161,12 +149,3 @@ def _cell(value: float, column: Column, worst: float) -> Cell:
     if math.isnan(value):
         return Cell(DASH, None)
     return Cell(number(column.factor * value, column.style), float(value), value == worst)
-
-
-def _json_value(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {str(key): _json_value(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from anomalib_unias.metrics.scored_image import has_threshold
+
 
 def deployed_threshold(images: pd.DataFrame, post_processor: Any) -> float:
     """Raw image score above which the model calls an image defective.
@@ -34,3 +36,17 @@ def deployed_threshold(images: pd.DataFrame, post_processor: Any) -> float:
         threshold = float(highest_good + lowest_defective) / 2
         return threshold if np.isfinite(threshold) else float("nan")
     return float(np.clip(threshold, highest_good, lowest_defective))
+
+
+def normalized_threshold(post_processor: Any) -> float:
+    """Normalised image score above which a post-processor calls an image defective.
+
+    Args:
+        post_processor (Any): Post-processor, or any other object.
+
+    Returns:
+        float: Threshold; NaN if there is none.
+    """
+    if not has_threshold(post_processor, "image_threshold"):
+        return float("nan")
+    return float(getattr(post_processor, "normalized_image_threshold", np.nan))

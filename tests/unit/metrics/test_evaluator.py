@@ -129,6 +129,46 @@ def test_no_maps_no_masks_and_no_post_processor_give_nan_but_the_same_keys(teste
     assert values["mixed_image_auroc"] == pytest.approx(roc_auc_score(images.labels, scores))
 
 
+def test_without_a_threshold_nothing_is_called_defective(caplog: pytest.LogCaptureFixture) -> None:
+    """anomalib 2.7.0 compares raw scores with the threshold of normalised ones, and calls every image defective."""
+    images = make_images(count=12)
+    images.maps += 1
+    evaluator = UnifiedEvaluator(print_table=False)
+    seen: list[bool] = []
+
+    class Spy(GivenModel):
+        def on_test_batch_end(self, outputs, batch, *_args) -> None:  # noqa: ARG002
+            seen.extend(batch.pred_label.tolist())
+
+    with caplog.at_level(logging.WARNING):
+        values = make_trainer().test(Spy(evaluator=evaluator), images.loader(), verbose=False)[0]
+    assert all(seen)
+    assert evaluator.images[["predicted", "marked"]].isna().all(axis=None)
+    assert evaluator.regions["found"].isna().all()
+    undefined = ["false_alarms_per_1000", "missed_defects", "missed_defect_rate"]
+    assert np.isnan([values[f"{row}{name}"] for row in ("a/", "mean_", "mixed_") for name in undefined]).all()
+    assert np.isnan([values["image_F1Score"], values["pixel_F1Score"]]).all()
+    assert [record.message for record in caplog.records if "unias" in record.name] == [
+        "There is no image threshold, so no image is called good or defective: false alarms and missed defects are "
+        "undefined. Validate before the test, on images of the data module (val_split_mode)."
+    ]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_pixels_and_regions_of_each_image(exact: bool) -> None:
+    images = make_images(count=24)
+    values, evaluator = run(images, exact=exact)
+    seen = evaluator.images
+    assert seen["dice"].groupby(seen["category"]).mean()["a"] == pytest.approx(values["a/dsc"], abs=1e-6)
+    assert seen["mixed_dice"].mean() == pytest.approx(values["mixed_dsc"], abs=1e-6)
+    assert seen["peak"].tolist() == pytest.approx(seen["score"].tolist())
+    assert len(evaluator.regions) == 8  # one in every third image
+    assert set(evaluator.regions["area"]) == {20}
+    defective = seen[seen["label"] == 1].set_index("image_path")
+    expected = [images.maps[int(path[:3])][images.masks[int(path[:3])]].max() for path in defective.index]
+    assert evaluator.regions.set_index("image_path")["peak"][defective.index].tolist() == pytest.approx(expected)
+
+
 def test_test_set_without_defects() -> None:
     images = make_images(count=12)
     images.masks[:] = False

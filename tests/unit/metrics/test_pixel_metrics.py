@@ -62,6 +62,7 @@ def expected_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
         "pixel_ap": average_precision_score(labels, scores),
         "pixel_f1max": f1.max(),
         "aupro": exact_aupro(maps, masks, 0.3),
+        "aupimo": float("nan"),  # it needs 100,000 good pixels, see test_aupimo.py
         "dsc": dice_per_image(maps, masks, best_total),
         "dsc_best_f1": dice_per_image(maps, masks, best_f1),
         "iou": (predicted & masks).sum() / (predicted | masks).sum(),
@@ -96,7 +97,8 @@ def test_agrees_with_sklearn_and_definitions(
     segmentation: tuple[np.ndarray, np.ndarray], batch_size: int, exact: bool
 ) -> None:
     maps, masks = segmentation
-    assert computed(maps, masks, batch_size, exact=exact) == pytest.approx(expected_metrics(maps, masks), abs=1e-9)
+    expected = expected_metrics(maps, masks)
+    assert computed(maps, masks, batch_size, exact=exact) == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
 def noise(rng: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +130,7 @@ def awkward_maps() -> Iterator[object]:
 def test_bounded_and_exact_mode_on_awkward_maps(maps: np.ndarray, masks: np.ndarray) -> None:
     exact = computed(maps, masks, exact=True)
     bounded = computed(maps, masks, max_rows=2**14)  # an eighth of the default, for a tenth of a megapixel
-    assert bounded == pytest.approx(exact, abs=1e-3)
+    assert bounded == pytest.approx(exact, abs=1e-3, nan_ok=True)
     finite = np.nan_to_num(maps, posinf=1e38)
     assert exact["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), finite.ravel()), abs=1e-6)
     assert exact["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), finite.ravel()), abs=1e-6)
@@ -153,7 +155,9 @@ def test_order_and_batches_do_not_matter(batch_size: int) -> None:
     maps = maps.astype(np.float32)
     order = np.random.default_rng(batch_size).permutation(12)
     reference = computed(maps, masks, max_rows=600)
-    assert computed(maps[order], masks[order], batch_size, max_rows=600) == pytest.approx(reference, abs=1e-12)
+    assert computed(maps[order], masks[order], batch_size, max_rows=600) == pytest.approx(
+        reference, abs=1e-12, nan_ok=True
+    )
 
 
 def test_tables_of_parts_add_up_to_the_table_of_all() -> None:
@@ -167,7 +171,9 @@ def test_tables_of_parts_add_up_to_the_table_of_all() -> None:
         metric.update(maps[part], masks[part])
         tables.append(metric.table())
     joint = pixel_metrics(PixelTable.joint(tables, 600))
-    assert joint == pytest.approx({name: float(value) for name, value in whole.compute().items()}, abs=1e-12)
+    assert joint == pytest.approx(
+        {name: float(value) for name, value in whole.compute().items()}, abs=1e-12, nan_ok=True
+    )
 
 
 def test_without_defects_or_without_normal_pixels_metrics_are_undefined() -> None:
@@ -209,8 +215,8 @@ def test_memory_does_not_grow_with_the_images() -> None:
     for _ in range(60):
         metric.update(torch.from_numpy(rng.standard_normal((1, 64, 64))), mask)
         sizes.append(sum(rows.numel() * rows.element_size() for rows in metric.rows))
-    one_image = 64 * 64 * 40
-    assert max(sizes) <= 2 * 4096 * 40 + one_image
+    one_image = 64 * 64 * 56
+    assert max(sizes) <= 2 * 4096 * 56 + one_image
     assert len(metric.table().rows) <= 4096
 
 
@@ -235,10 +241,11 @@ def test_reset_pickle_and_deepcopy() -> None:
     metric = PixelMetrics()
     metric.update(torch.from_numpy(maps), torch.from_numpy(masks))
     expected = metric.compute()
-    assert pickle.loads(pickle.dumps(metric)).compute() == expected
+    np.testing.assert_equal(pickle.loads(pickle.dumps(metric)).compute(), expected)
     copied = copy.deepcopy(metric)
     metric.reset()
     metric.update(torch.from_numpy(maps), torch.from_numpy(masks))
-    assert metric.compute() == expected == copied.compute()
+    np.testing.assert_equal(metric.compute(), expected)
+    np.testing.assert_equal(copied.compute(), expected)
     assert list(expected) == list(PIXEL_METRICS)
     assert not metric.state_dict()

@@ -6,6 +6,8 @@ from hypothesis.extra.numpy import arrays
 
 from anomalib_unias.metrics.score_table import (
     DEFECTIVE,
+    IMAGE_FPR,
+    IMAGE_TPR,
     KEY,
     NORMAL,
     cell_ends,
@@ -104,9 +106,14 @@ def test_one_image_gives_regions_and_dice() -> None:
     mask = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=bool)  # diagonals connect
     table, regions = pixel_rows(anomaly_map, mask, full_precision())
     from_the_top = np.cumsum(table[::-1, 1:], axis=0)
-    normal, defective, overlap, dice = from_the_top.T
+    normal, defective, overlap, dice, image_fpr, image_tpr = from_the_top.T
     assert regions == 2
     assert normal.tolist() == [0, 1, 1, 1, 2, 13]
     assert defective.tolist() == [1, 1, 2, 3, 3, 3]
     assert overlap.tolist() == [0.5, 0.5, 1, 2, 2, 2]
     assert dice == pytest.approx([2 / 4, 2 / 5, 4 / 6, 6 / 7, 6 / 8, 6 / 19])
+    assert image_tpr == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1, 1, 1])
+    assert not image_fpr.any()
+    good, _ = pixel_rows(anomaly_map, np.zeros_like(mask), full_precision())
+    assert good[::-1, IMAGE_FPR].tolist() == [1 / 16] * 5 + [11 / 16]
+    assert not good[:, IMAGE_TPR].any()

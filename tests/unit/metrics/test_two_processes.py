@@ -37,6 +37,8 @@ def one_of_two_processes(folder: str) -> None:
         "values": values,
         "images": evaluator.images["image_path"].tolist(),
         "categories": evaluator._results.categories,
+        "dice": evaluator.images["dice"].tolist(),
+        "regions": evaluator.regions["peak"].tolist(),
         "thresholds": [model.post_processor.image_threshold, model.post_processor.pixel_threshold],
         "uneven": uneven.compute(),
         "none_at_all": none_at_all.compute(),
@@ -58,6 +60,8 @@ def test_evaluator_counts_every_image_once(found: list[dict]) -> None:
         assert found[rank]["values"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
         assert found[rank]["images"] == evaluator.images["image_path"].tolist()
         assert found[rank]["categories"] == ["a", "b"]
+        assert found[rank]["dice"] == pytest.approx(evaluator.images["dice"].tolist())
+        assert found[rank]["regions"] == evaluator.regions["peak"].tolist()
 
 
 def test_thresholds_are_those_of_all_images(found: list[dict]) -> None:
@@ -73,7 +77,7 @@ def test_pixel_metrics_of_uneven_shards(found: list[dict], shards: str) -> None:
     expected = {name: float(value) for name, value in pixels(slice(0, 7)).compute().items()}
     for rank in (0, 1):
         values = {name: float(value) for name, value in found[rank][shards].items()}
-        assert values == pytest.approx(expected, abs=1e-12)
+        assert values == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from anomalib_unias.metrics.scored_image import ScoredImage
-from anomalib_unias.report.gallery import FALSE_ALARMS, HITS, MISSES, Galleries
+from anomalib_unias.report.gallery import FALSE_ALARMS, HITS, MISSES, NEAR, Galleries
 
 
 def image(index: int, label: int, predicted: float, category: str = "a") -> ScoredImage:
@@ -64,8 +64,19 @@ def test_memory_is_bounded_and_few_pictures_are_drawn() -> None:
 
 def test_no_pictures() -> None:
     galleries, drawn = fill(0, [image(1, 1, 0.0)])
-    assert galleries.of_all_processes() == {MISSES: [], FALSE_ALARMS: [], HITS: []}
+    assert galleries.of_all_processes() == {MISSES: [], FALSE_ALARMS: [], HITS: [], NEAR: []}
     assert drawn == []
+
+
+def test_images_near_the_threshold() -> None:
+    """Four times as many as in the other galleries; an image that belongs into two is drawn once."""
+    galleries, drawn = Galleries(1, threshold=0.5), []
+    for index in range(100):
+        galleries.offer(image(index, 0, float(index > 50)), lambda path=f"{index:03}.png": drawn.append(path) or b"")
+    assert paths(galleries, NEAR) == ["050.png", "051.png", "049.png", "052.png"]
+    assert paths(galleries, FALSE_ALARMS) == ["099.png"]
+    assert len(drawn) == len(set(drawn))
+    assert paths(fill(1, [image(1, 0, float("nan"))])[0], NEAR) == []
 
 
 def test_processes_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
