@@ -1,11 +1,13 @@
-"""What CADA costs: to fit it to a data set of the size of VisA, and at every image in OpenVINO.
+"""What CADA costs: to fit it to data sets of some sizes, and at every image in OpenVINO.
 
     python -m benchmarks.cada_cost --checkpoint unias_lite_with_cada.ckpt
 
 The checkpoint is a UniAS with a fitted ``CadaPostProcessor``. Fitting: random features of the shapes of this model for
-8,659 normal images of 12 categories, a tenth of them held out, ``max_steps`` as published; peak memory is that of the
-process above the memory before the features were made. Before that the model has to see the images once: batches of 16
-through the network in PyTorch, without reading files. Inference: one image, the network alone, with thresholds and
+normal images, a tenth of them held out, ``max_steps`` as published, of 12 categories and 8,659 images (VisA) for all
+calibrations, of 30 categories and 36,000 (Real-IAD) and of 200 categories and 150,000 for the default, which looks at
+4,096 images of either part at most; peak memory is that of the process above the memory before the features were made,
+``kept`` what a checkpoint or export holds of the calibration. Before that the model has to see the images once: batches
+of 16 through the network in PyTorch, without reading files. Inference: one image, the network alone, with thresholds and
 normalisation, and with CADA too, in turns. Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``;
 ``spread`` is the interquartile range.
 """
@@ -30,7 +32,8 @@ from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_lay
 from anomalib_unias.post_processing.fitting import fit_calibration
 
 OUTPUT = Path("benchmarks/results/cada_cost.csv")
-IMAGES, CATEGORIES = 8659, 12
+_SIZES = {8659: 12, 36_000: 30, 150_000: 200}
+_LOOKED_AT = 4096
 VARIANTS = {
     "cada": {"variant": "cada"},
     "cada, regressor": {"variant": "cada", "predictor": "regressor"},
@@ -39,8 +42,8 @@ VARIANTS = {
 }
 
 
-def random_data(checkpoint: Path) -> CalibrationData:
-    """Features of the right shapes, statistics that depend on the category."""
+def random_data(checkpoint: Path, images: int, *, everything: bool) -> CalibrationData:
+    """Features of the right shapes, statistics that depend on the category; of all images, or of those looked at."""
     model = UniAS.load_from_checkpoint(checkpoint).eval()
     tap = FeatureTap()
     find_feature_layer(model).register_forward_hook(tap)
@@ -48,27 +51,36 @@ def random_data(checkpoint: Path) -> CalibrationData:
         output = model.model(torch.rand(1, 3, *model.model.image_size))
     features = tap.take(1)
     generator = torch.Generator().manual_seed(0)
-    category = torch.arange(IMAGES) % CATEGORIES
-    centres = torch.rand(CATEGORIES, describe(features).shape[1], generator=generator)
-    noise = torch.rand(IMAGES, centres.shape[1], generator=generator)
+    unseen = torch.arange(images) % 10 == 0
+    if not everything:
+        chosen = [torch.where(part)[0][:_LOOKED_AT] for part in (~unseen, unseen)]
+        unseen = unseen[torch.cat(chosen)]
+    count, categories = len(unseen), _SIZES[images]
+    category = torch.randint(categories, (count,), generator=generator)
+    centres = torch.rand(categories, describe(features).shape[1], generator=generator)
+    noise = 0.3 * torch.rand(count, centres.shape[1], generator=generator)
     level = (1 + category)[:, None] * map_statistics(output)
+    statistics = level * (1 + 0.2 * torch.rand(count, 1, generator=generator))
+    maps = torch.rand(count, *shrink(features[-1]).shape[1:], generator=generator).half() if everything else None
     return CalibrationData(
         descriptors=centres[category] + noise,
-        statistics=level * (1 + 0.2 * torch.rand(IMAGES, 1, generator=generator)),
+        statistics=statistics,
+        scores=statistics[:, 1],
         categories=[str(int(number)) for number in category],
-        unseen=torch.arange(IMAGES) % 10 == 0,
-        maps=torch.rand(IMAGES, *shrink(features[-1]).shape[1:], generator=generator).half(),
+        unseen=unseen,
+        maps=maps,
     )
 
 
-def fit(checkpoint: Path, variant: str) -> None:
-    """Fit one variant and print seconds and megabytes."""
-    processor = CadaPostProcessor(**VARIANTS[variant])
+def fit(checkpoint: Path, variant: str, images: int) -> None:
+    """Fit one variant and print seconds, megabytes at the peak and megabytes kept."""
+    options = CadaPostProcessor(**VARIANTS[variant]).options()
     before = start_peak()
-    data = random_data(checkpoint)
+    data = random_data(checkpoint, images, everything=not options.by_clusters)
     started = time.perf_counter()
-    fit_calibration(data, processor.options())
-    print(time.perf_counter() - started, memory_mb("VmHWM") - before)
+    calibration = fit_calibration(data, options)
+    kept = sum(tensor.nbytes for tensor in calibration.state_dict().values()) / 1e6
+    print(time.perf_counter() - started, memory_mb("VmHWM") - before, kept)
 
 
 def look(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float, str, float]:
@@ -120,21 +132,22 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--fit", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--fit", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.fit:
-        fit(options.checkpoint, options.fit)
+        fit(options.checkpoint, options.fit[0], int(options.fit[1]))
         return
     rows = [look(options.checkpoint), *inference(options.checkpoint, options.runs)]
-    for variant in VARIANTS:
+    for variant, images in [*((name, min(_SIZES)) for name in VARIANTS), *(("cada", size) for size in _SIZES)][1:]:
         # A process of its own, for its peak memory.
-        command = [sys.executable, "-m", "benchmarks.cada_cost", *sys.argv[1:], "--fit", variant]
+        command = [sys.executable, "-m", "benchmarks.cada_cost", *sys.argv[1:], "--fit", variant, str(images)]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-        seconds, megabytes = map(float, found[-2:])
-        rows.append((f"fit {variant}, {IMAGES} images", round(seconds, 2), "s", 0.0))
-        rows.append((f"fit {variant}, {IMAGES} images, peak memory", round(megabytes), "MB", 0.0))
-        print(rows[-2:], flush=True)
+        seconds, megabytes, kept = map(float, found[-3:])
+        rows.append((f"fit {variant}, {images} images", round(seconds, 2), "s", 0.0))
+        rows.append((f"fit {variant}, {images} images, peak memory", round(megabytes), "MB", 0.0))
+        rows.append((f"fit {variant}, {images} images, kept", round(kept, 3), "MB", 0.0))
+        print(rows[-3:], flush=True)
     table = pd.DataFrame(rows, columns=["name", "value", "unit", "spread"])
     table.to_csv(OUTPUT, index=False)
     print(table.to_string(index=False))

@@ -309,6 +309,24 @@ def test_strange_images_are_reported(
     assert "unlike all images" in caplog.text
 
 
+def test_exports_report_strange_images_if_asked_to(root: Path, tmp_path: Path) -> None:
+    model, engine = make_detector(report_out_of_range=True), make_engine(tmp_path)
+    engine.fit(model, datamodule=make_data(root))
+    xml = engine.export(model, "openvino", export_root=tmp_path, input_size=(32, 32))
+    compiled = openvino.compile_model(xml, "CPU", EXACT)
+    assert [o.get_any_name() for o in compiled.outputs] == [
+        "pred_score",
+        "pred_label",
+        "anomaly_map",
+        "pred_mask",
+        "out_of_range",
+    ]
+    noise = torch.randint(2, (1, 3, 32, 32)).float() * torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    images = torch.cat([test_images(root)[:1], noise])
+    assert list(compiled(images.numpy())["out_of_range"]) == [False, True]
+    assert model.eval()(images).out_of_range.tolist() == [False, True]
+
+
 def test_plain_load_from_checkpoint_of_anomalib_still_loses_the_post_processor(root: Path, tmp_path: Path) -> None:
     """Fails once anomalib restores post-processors by itself: then the hyper-parameters in ``setup`` can go."""
 

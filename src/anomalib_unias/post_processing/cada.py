@@ -7,16 +7,15 @@ https://arxiv.org/abs/2404.00724.
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch, ImageBatch, InferenceBatch
 from anomalib.data.utils import ValSplitMode
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from anomalib_unias.callbacks import TrainingData
 from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
@@ -35,6 +34,7 @@ from .fitting import (
     specification,
 )
 from .levels import LevelCalibration
+from .life_cycle import validate_again, watch_for_owner
 from .model_runs import ModelRuns
 from .order_preserving import OrderPreservingPostProcessor
 from .published import Statistics
@@ -53,6 +53,31 @@ _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 class MissingCalibrationError(RuntimeError):
     """A model with CADA is used before it has been calibrated."""
+
+
+class FlaggedBatch(NamedTuple):
+    """Predictions as anomalib's ``InferenceBatch``, and which images are of another kind than all training images.
+
+    Attributes:
+        pred_score: ``(B,)``, in (0, 1).
+        pred_label: ``(B,)`` bool.
+        anomaly_map: ``(B, 1, H, W)``, in (0, 1).
+        pred_mask: ``(B, 1, H, W)`` bool.
+        out_of_range: ``(B,)`` bool.
+    """
+
+    pred_score: Tensor | None
+    pred_label: Tensor | None
+    anomaly_map: Tensor | None
+    pred_mask: Tensor | None
+    out_of_range: Tensor
+
+
+@dataclass
+class _LastBatch:
+    """What is known of the batch that went through the model; no module, whose tensors an export would keep."""
+
+    unfamiliar: Tensor | None = None
 
 
 class CadaPostProcessor(OrderPreservingPostProcessor):
@@ -93,6 +118,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         learning_rate (float): Its learning rate (SGD). Defaults to ``5e-2``.
         max_steps (int): Its steps; it stops earlier when the loss no longer falls. Defaults to ``5000``.
         batch_size (int): Its batch size. Defaults to ``16``.
+        report_out_of_range (bool): Give exports a fifth output ``out_of_range``: images of another kind than all
+            training images. OpenVINO's Model API knows four and refuses five. Defaults to ``False``.
         seed (int): Of the held-out images, synthetic defects and the network. Defaults to ``0``.
         enable_normalization (bool): See :class:`OrderPreservingPostProcessor`, as all that follow.
         enable_thresholding (bool): Defaults to ``True``.
@@ -134,6 +161,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         learning_rate: float = 5e-2,
         max_steps: int = 5000,
         batch_size: int = 16,
+        report_out_of_range: bool = False,
         seed: int = 0,
         enable_normalization: bool = True,
         enable_thresholding: bool = True,
@@ -168,6 +196,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self.learning_rate = learning_rate
         self.max_steps = max_steps
         self.batch_size = batch_size
+        self.report_out_of_range = report_out_of_range
         self.seed = seed
         self._check_arguments()
 
@@ -175,9 +204,9 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self.unfamiliar: list[str] = []
         self._tap = FeatureTap()
         self._categories: Sequence[str] | None = None
-        self._flags: Tensor | None = None
+        self._last = _LastBatch()
         self._owner: weakref.ref[AnomalibModule] | None = None
-        _watch_for_owner(self)
+        watch_for_owner(self)
 
     def _check_arguments(self) -> None:
         choices = {
@@ -209,7 +238,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         own = ("variant", "targets", "held_out_fraction", "image_score", "feature_layer", "predictor", "statistics")
         powers = ("map_power", "score_power")
         head = ("convolutions", "linear_layers", "hidden_dim", "dropout", "learning_rate", "max_steps", "batch_size")
-        return (*super()._checkpoint_config_keys, *own, *powers, *head, "seed")
+        return (*super()._checkpoint_config_keys, *own, *powers, *head, "report_out_of_range", "seed")
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Get plain data to persist in a checkpoint: arguments, and the shape of the calibration.
@@ -236,7 +265,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process. Hooks are copied with the model."""
-        return self.__dict__ | {"_owner": None, "_flags": None, "_categories": None}
+        return self.__dict__ | {"_owner": None, "_last": _LastBatch(), "_categories": None}
 
     # How it acts inside the model
 
@@ -262,8 +291,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             return None
         categories, self._categories = self._categories, None
         prediction = self.calibration(self._tap.take(output.anomaly_map.shape[0]), categories)
-        if not torch.compiler.is_compiling():
-            self._flags = prediction.unfamiliar
+        self._last.unfamiliar = prediction.unfamiliar
         return calibrate(output, prediction, self._source_of_score)
 
     @property
@@ -271,20 +299,23 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         by_clusters = isinstance(self.calibration, LevelCalibration)
         return self.image_score or ("model" if by_clusters else "top")
 
-    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch | FlaggedBatch:  # type: ignore[override]
         """Normalise calibrated predictions, for inference and export.
 
         Args:
             predictions (InferenceBatch): Output of the model, calibrated in there.
 
         Returns:
-            InferenceBatch: Normalised scores and labels.
+            InferenceBatch: Normalised scores and labels; a :class:`FlaggedBatch` with ``report_out_of_range``.
 
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
         """
         self._require_calibration()
-        return super().forward(predictions)
+        processed = super().forward(predictions)
+        if not self.report_out_of_range:
+            return processed
+        return FlaggedBatch(*processed, out_of_range=cast("Tensor", self._last.unfamiliar))
 
     def _require_calibration(self) -> None:
         if self.calibration is None:
@@ -362,7 +393,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         if isinstance(self.calibration, LevelCalibration):
             self._set_powers(self.calibration, runs, images)
         logger.info("CADA calibrated with %d normal images (%s).", len(data), self.targets)
-        _validate_again(trainer)
+        validate_again(trainer)
         if self.threshold == "false_alarm_rate" and self.targets != "training":
             self._take_thresholds(runs, [*images.values()][-1], own_influence(self.calibration, data))
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
@@ -495,7 +526,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             batch (Batch): With predictions.
         """
         paths = getattr(batch, "image_path", None)
-        flags, self._flags = self._flags, None
+        flags, self._last.unfamiliar = self._last.unfamiliar, None
         if flags is not None and paths is not None:
             self.unfamiliar += [path for path, flag in zip(paths, flags.tolist(), strict=True) if flag]
         super().post_process_batch(batch)
@@ -514,40 +545,3 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn about images that are unlike all training images."""
         self.on_test_end(trainer, pl_module)
-
-
-def _watch_for_owner(post_processor: CadaPostProcessor) -> None:
-    """Notice the model that a post-processor becomes part of.
-
-    ``load_from_checkpoint`` followed by ``export`` has no trainer that would call ``setup``: without its model a
-    restored post-processor could not hook into it.
-    """
-    reference = weakref.ref(post_processor)
-
-    def notice(owner: nn.Module, name: str, submodule: nn.Module | None) -> None:
-        del name
-        waiting = reference()
-        if waiting is None:
-            handle.remove()
-        elif submodule is waiting and isinstance(owner, AnomalibModule):
-            waiting._owner = weakref.ref(owner)
-            handle.remove()
-
-    handle = register_module_module_registration_hook(notice)
-
-
-def _validate_again(trainer: Trainer) -> None:
-    """Validate the calibrated model, so that thresholds and normalisation belong to it.
-
-    What keeps checkpoints or stops training has seen this step already.
-    """
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = [  # type: ignore[attr-defined]
-        callback for callback in callbacks if not isinstance(callback, Checkpoint | EarlyStopping)
-    ]
-    try:
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
-    finally:
-        trainer.training = True
-        trainer.callbacks = callbacks  # type: ignore[attr-defined]

@@ -1,0 +1,47 @@
+"""What anomalib and Lightning have no hook for in the life of a post-processor."""
+
+import weakref
+from typing import Any
+
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+
+def watch_for_owner(post_processor: Any) -> None:
+    """Notice the model that a post-processor becomes part of.
+
+    ``load_from_checkpoint`` followed by ``export`` has no trainer that would call ``setup``: without its model a
+    restored post-processor could not hook into it.
+    """
+    reference = weakref.ref(post_processor)
+
+    def notice(owner: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        del name
+        waiting = reference()
+        if waiting is None:
+            handle.remove()
+        elif submodule is waiting and isinstance(owner, AnomalibModule):
+            waiting._owner = weakref.ref(owner)
+            handle.remove()
+
+    handle = register_module_module_registration_hook(notice)
+
+
+def validate_again(trainer: Trainer) -> None:
+    """Validate the calibrated model, so that thresholds and normalisation belong to it.
+
+    What keeps checkpoints or stops training has seen this step already.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [  # type: ignore[attr-defined]
+        callback for callback in callbacks if not isinstance(callback, Checkpoint | EarlyStopping)
+    ]
+    try:
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.training = True
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]
