@@ -3,13 +3,13 @@
     python -m benchmarks.cada_cost --checkpoint unias_lite_with_cada.ckpt
 
 The checkpoint is a UniAS with a fitted ``CadaPostProcessor``. Fitting: random features of the shapes of this model for
-normal images, a tenth of them held out, ``max_steps`` as published, of 12 categories and 8,659 images (VisA) for all
-calibrations, of 30 categories and 36,000 (Real-IAD) and of 200 categories and 150,000 for the default, which looks at
-4,096 images of either part at most; peak memory is that of the process above the memory before the features were made,
-``kept`` what a checkpoint or export holds of the calibration. Before that the model has to see the images once: batches
-of 16 through the network in PyTorch, without reading files. Inference: one image, the network alone, with thresholds and
-normalisation, and with CADA too, in turns. Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``;
-``spread`` is the interquartile range.
+normal images, a tenth of them held out, ``max_steps`` as published: 8,659 images of 12 categories (VisA) for all
+calibrations; 36,000 of 30 (Real-IAD) and 150,000 of 200 for the default, which looks at 4,096 images of either part at
+most. Peak memory is that of the process above the memory before the features were made, ``kept`` what a checkpoint or
+export holds of the calibration. Before that the model has to see the images once: batches of 16 through the network in
+PyTorch, without reading files. Inference: one image, the network alone, with thresholds and normalisation, and with
+CADA too, in turns. Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``; ``spread`` is the
+interquartile range.
 """
 
 import argparse

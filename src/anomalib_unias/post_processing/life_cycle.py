@@ -16,7 +16,7 @@ def watch_for_owner(post_processor: Any) -> None:
     ``load_from_checkpoint`` followed by ``export`` has no trainer that would call ``setup``: without its model a
     restored post-processor could not hook into it.
     """
-    reference = weakref.ref(post_processor)
+    reference: weakref.ref[Any] = weakref.ref(post_processor)
 
     def notice(owner: nn.Module, name: str, submodule: nn.Module | None) -> None:
         del name
