@@ -18,13 +18,13 @@ def watch_for_owner(post_processor: Any) -> None:
     """
     reference: weakref.ref[Any] = weakref.ref(post_processor)
 
-    def notice(owner: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    def notice(owner: nn.Module, name: str, submodule: Any) -> None:
         del name
         waiting = reference()
         if waiting is None:
             handle.remove()
         elif submodule is waiting and isinstance(owner, AnomalibModule):
-            waiting._owner = weakref.ref(owner)
+            submodule._owner = weakref.ref(owner)
             handle.remove()
 
     handle = register_module_module_registration_hook(notice)
