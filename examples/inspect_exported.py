@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import yaml
 from anomalib.deploy import OpenVINOInferencer
 from matplotlib import pyplot
 from rich.console import Console
@@ -20,10 +21,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomalib_unias import UnifiedDataModule
 
+DATA = Path(__file__).parents[1] / "configs" / "data" / "unified_synthetic.yaml"
+
 
 def test_images() -> pd.DataFrame:
     """Paths, labels and categories of the test images."""
-    data = UnifiedDataModule("SyntheticProducts", "all", num_workers=0)
+    data = UnifiedDataModule(**yaml.safe_load(DATA.read_text())["init_args"])
     data.prepare_data()
     data.setup()
     return data.test_data.samples

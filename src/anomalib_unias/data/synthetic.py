@@ -62,6 +62,8 @@ class SyntheticProducts(MVTecAD):
             Defaults to ``10``.
         test_defective: Number of test images with a defect per category.
             Defaults to ``20``.
+        defect_draws: Defects that are drawn for an image, of which the plainest is taken; more make an easier data set.
+            Defaults to ``1``.
 
     Raises:
         ValueError: The category is not known, or a number of images is not positive.
@@ -97,11 +99,12 @@ class SyntheticProducts(MVTecAD):
         train_good: int = 60,
         test_good: int = 10,
         test_defective: int = 20,
+        defect_draws: int = 1,
     ) -> None:
         if category not in self.CATEGORIES:
             msg = f"Unknown category {category!r}. Choose one of: {', '.join(self.CATEGORIES)}."
             raise ValueError(msg)
-        self.recipe = Recipe(render_seed, train_good, test_good, test_defective)
+        self.recipe = Recipe(render_seed, train_good, test_good, test_defective, defect_draws)
         super().__init__(
             root=resolve_dataset_root(root, f"SyntheticProducts/{self.recipe.name}"),
             category=category,

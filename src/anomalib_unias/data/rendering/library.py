@@ -64,6 +64,7 @@ class Recipe:
         train_good: Number of training pictures of each category.
         test_good: Number of test pictures without a defect of each category.
         test_defective: Number of test pictures with a defect of each category, shared among the kinds of defects.
+        defect_draws: Defects that are drawn for a picture, of which the plainest is taken.
 
     Raises:
         ValueError: A number is negative, or there is nothing to train or to test with.
@@ -73,9 +74,10 @@ class Recipe:
     train_good: int = 60
     test_good: int = 10
     test_defective: int = 20
+    defect_draws: int = 1
 
     def __post_init__(self) -> None:
-        smallest = {"render_seed": 0, "train_good": 1, "test_good": 1, "test_defective": 1}
+        smallest = {"render_seed": 0, "train_good": 1, "test_good": 1, "test_defective": 1, "defect_draws": 1}
         for name, least in smallest.items():
             if (given := getattr(self, name)) < least:
                 msg = f"{name} must be at least {least}, got {given}."
@@ -85,7 +87,8 @@ class Recipe:
     def name(self) -> str:
         """Name of a folder for these pictures only."""
         counts = f"{self.train_good}-{self.test_good}-{self.test_defective}"
-        return f"v{GENERATOR_VERSION}-seed{self.render_seed}-{counts}"
+        draws = f"-plainest{self.defect_draws}" if self.defect_draws > 1 else ""
+        return f"v{GENERATOR_VERSION}-seed{self.render_seed}-{counts}{draws}"
 
     def counts(self, category: str) -> dict[str, int]:
         """Return the number of pictures in each folder of a category, for example ``{"train/good": 60}``."""
@@ -184,7 +187,7 @@ def _write(root: Path, recipe: Recipe) -> None:
     files = [METADATA_FILE, README_FILE]
     console = Console(stderr=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        written = threads.map(partial(_write_sample, root, recipe.render_seed), jobs)
+        written = threads.map(partial(_write_sample, root, recipe), jobs)
         for paths in track(written, "Rendering the built-in data set", total=len(jobs), console=console):
             files.extend(paths)
     metadata = recipe.metadata()
@@ -196,10 +199,10 @@ def _write(root: Path, recipe: Recipe) -> None:
     (root / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_sample(root: Path, seed: int, job: tuple[str, str, int]) -> list[str]:
+def _write_sample(root: Path, recipe: Recipe, job: tuple[str, str, int]) -> list[str]:
     """Write one picture, and its mask if it has a defect; return their paths relative to ``root``."""
     category, folder, index = job
-    sample = render(category, folder, index, seed)
+    sample = render(category, folder, index, recipe.render_seed, recipe.defect_draws)
     kind = folder.rpartition("/")[2]
     pictures = {f"{category}/{folder}/{index:03d}.png": sample.image}
     if kind != "good":

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from .brick import Brick
 from .camera import Camera, Image, changed_pixels
 from .circuit_board import CircuitBoard
+from .drawing import Array
 from .flange import Flange
 from .gravel import Gravel
 from .scene import Scene
@@ -43,7 +44,7 @@ class Sample:
     flawless: Image
 
 
-def render(category: str, folder: str, index: int, seed: int) -> Sample:
+def render(category: str, folder: str, index: int, seed: int, defect_draws: int = 1) -> Sample:
     """Render one picture.
 
     Args:
@@ -51,6 +52,7 @@ def render(category: str, folder: str, index: int, seed: int) -> Sample:
         folder: Split and kind as in the MVTec layout: ``"train/good"``, ``"test/good"``, ``"test/<kind of defect>"``.
         index: Number of the picture in its folder.
         seed: Seed of the data set.
+        defect_draws: Defects that are drawn, of which the plainest is taken: the one that changes the picture most.
 
     Returns:
         The picture; its mask is empty if the kind is ``good``.
@@ -65,8 +67,20 @@ def render(category: str, folder: str, index: int, seed: int) -> Sample:
     kind = folder.rpartition("/")[2]
     if kind == "good":
         return Sample(flawless, np.zeros(flawless.shape[:2], bool), flawless)
+    plainest, mask = clean, np.zeros(clean.shape[:2], bool)
+    for _ in range(defect_draws):
+        defective, changed = _visible_defect(scene, kind, defect_rng, light, camera, clean)
+        if np.abs(defective - clean)[changed].sum() > np.abs(plainest - clean)[mask].sum():
+            plainest, mask = defective, changed
+    return Sample(camera.develop(np.where(mask[..., None], plainest, clean)), mask, flawless)
+
+
+def _visible_defect(
+    scene: Scene, kind: str, rng: np.random.Generator, light: Light, camera: Camera, clean: Array
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Draw a defect until it can be seen: its picture, and the pixels it changes."""
     while True:
-        defective = camera.picture(shade(scene.defects[kind](scene, defect_rng), light))
+        defective = camera.picture(shade(scene.defects[kind](scene, rng), light))
         mask = changed_pixels(clean, defective)
         if mask.sum() >= SMALLEST_DEFECT and np.abs(defective - clean).max(axis=2)[mask].mean() >= FAINTEST_DEFECT:
-            return Sample(camera.develop(np.where(mask[..., None], defective, clean)), mask, flawless)
+            return defective, mask

@@ -21,12 +21,12 @@ class Renderer:
         self.count = 0
         self.fails_after = 10**6
 
-    def __call__(self, category: str, folder: str, index: int, seed: int) -> Sample:
+    def __call__(self, category: str, folder: str, index: int, seed: int, defect_draws: int) -> Sample:
         self.count += 1
         if self.count > self.fails_after:
             msg = "stopped"
             raise RuntimeError(msg)
-        rng = np.random.default_rng([len(category), len(folder), index, seed])
+        rng = np.random.default_rng([len(category), len(folder), index, seed, defect_draws])
         image = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
         return Sample(image, np.full((8, 8), not folder.endswith("good")), image)
 
@@ -75,7 +75,9 @@ def test_is_written_once(tmp_path: Path, renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [Recipe(1, 3, 2, 4), Recipe(0, 4, 2, 4), Recipe(0, 3, 1, 4), Recipe(0, 3, 2, 5)], ids=lambda r: r.name
+    "recipe",
+    [Recipe(1, 3, 2, 4), Recipe(0, 4, 2, 4), Recipe(0, 3, 1, 4), Recipe(0, 3, 2, 5), Recipe(0, 3, 2, 4, 2)],
+    ids=lambda r: r.name,
 )
 def test_other_recipe_replaces_the_pictures(tmp_path: Path, recipe: Recipe) -> None:
     ensure_library(tmp_path / "products", RECIPE)

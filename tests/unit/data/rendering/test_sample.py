@@ -41,6 +41,16 @@ def test_defect_is_large_and_strong_enough_to_be_seen(defective: Sample) -> None
     assert change[defective.mask].mean() / 255 >= 0.9 * FAINTEST_DEFECT
 
 
+@pytest.mark.parametrize(("category", "kind"), [("brick", "stain"), ("flange", "scratch")])
+def test_the_plainest_of_some_defects_is_taken(category: str, kind: str) -> None:
+    def change(sample: Sample) -> float:
+        return float(np.abs(sample.image.astype(float) - sample.flawless).sum())
+
+    single, plain = (rendered(category, f"test/{kind}", 0, seed=0, defect_draws=draws) for draws in (1, 5))
+    assert change(plain) > 1.2 * change(single)
+    assert (plain.flawless == single.flawless).all()
+
+
 @pytest.mark.parametrize("category", SCENES)
 def test_good_picture_has_no_defect(category: str) -> None:
     sample = rendered(category, "test/good", 0, seed=0)
