@@ -136,12 +136,15 @@ class F1Threshold(AnomalibMetric, _F1Threshold):
 
 
 class _FalseAlarmThreshold(_ThresholdMetric):
-    def __init__(self, false_alarm_rate: float = 0.01, exact: bool = False, max_rows: int = 2**17) -> None:
+    def __init__(
+        self, false_alarm_rate: float = 0.01, warn: bool = True, exact: bool = False, max_rows: int = 2**17
+    ) -> None:
         if not 0 <= false_alarm_rate < 1:
             msg = f"false_alarm_rate is a share of the normal images, in [0, 1), got {false_alarm_rate}."
             raise ValueError(msg)
         super().__init__(exact=exact, max_rows=max_rows)
         self.false_alarm_rate = false_alarm_rate
+        self._warn = warn
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Add the scores of normal images; those of defective images are ignored.
@@ -165,7 +168,7 @@ class _FalseAlarmThreshold(_ThresholdMetric):
         count = int(rows[:, NORMAL].sum())
         # Conformal: a new score exceeds the k-th highest of n others with probability at most k / (n + 1).
         rank = int(self.false_alarm_rate * (count + 1) * (1 + 1e-9))
-        if rank < 1 and self.false_alarm_rate > 0:
+        if rank < 1 and self.false_alarm_rate > 0 and self._warn:
             logger.warning(
                 "%d normal scores can promise a false alarm rate of %.3g at best, %g was asked for (it needs %d). The "
                 "threshold is above all of them.",
@@ -193,6 +196,7 @@ class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore
         prefix (str): Prefix of the metric's name. Defaults to ``""``.
         strict (bool): Raise an error if the batch lacks a field, else leave the batch out. Defaults to ``True``.
         false_alarm_rate (float): Share of the normal scores that may exceed the threshold. Defaults to ``0.01``.
+        warn (bool): Say so if there are too few scores to promise the rate. Defaults to ``True``.
         exact (bool): Keep every distinct float32 score, in memory that grows with the images. Defaults to ``False``.
         max_rows (int): Largest number of ranges between which scores are told apart, at least 560.
             Defaults to ``131072``.

@@ -171,6 +171,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         threshold: Literal["f1", "false_alarm_rate"] = "false_alarm_rate",
         false_alarm_rate: float = 0.01,
     ) -> None:
+        self.targets = targets  # the threshold metrics depend on it
         super().__init__(
             enable_normalization=enable_normalization,
             enable_thresholding=enable_thresholding,
@@ -185,7 +186,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self.map_power = map_power
         self.score_power = score_power
         self.statistics = statistics
-        self.targets = targets
         self.held_out_fraction = held_out_fraction
         self.image_score = image_score
         self.feature_layer = feature_layer
@@ -293,6 +293,10 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         prediction = self.calibration(self._tap.take(output.anomaly_map.shape[0]), categories)
         self._last.unfamiliar = prediction.unfamiliar
         return calibrate(output, prediction, self._source_of_score)
+
+    @property
+    def _validation_counts(self) -> bool:
+        return self.targets == "training"
 
     @property
     def _source_of_score(self) -> ImageScore:

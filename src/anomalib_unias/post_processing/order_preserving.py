@@ -89,12 +89,20 @@ class OrderPreservingPostProcessor(PostProcessor):
         self._image_threshold_metric = self._threshold_metric("pred_score", "gt_label")  # type: ignore[assignment]
         self._pixel_threshold_metric = self._threshold_metric("anomaly_map", "gt_mask")  # type: ignore[assignment]
 
+    @property
+    def _validation_counts(self) -> bool:
+        """Whether the thresholds of the validation are the final ones."""
+        return True
+
     def _threshold_metric(self, scores: str, labels: str) -> AnomalibMetric:
         if self.threshold == "f1":
             return F1Threshold(fields=[scores, labels], strict=False)
         if self.threshold == "false_alarm_rate":
             return FalseAlarmThreshold(
-                fields=[scores, "gt_label"], strict=False, false_alarm_rate=self.false_alarm_rate
+                fields=[scores, "gt_label"],
+                strict=False,
+                false_alarm_rate=self.false_alarm_rate,
+                warn=self._validation_counts,
             )
         msg = f"threshold is 'f1' or 'false_alarm_rate', got {self.threshold!r}."
         raise ValueError(msg)
