@@ -1,6 +1,8 @@
 """What an evaluator keeps of a run: a table of pixels per category and a record per image."""
 
+import pickle
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +37,8 @@ class Collection:
         self._new_pixel_metrics = new_pixel_metrics
         self._keep_pixels = keep_pixels
         self._records: list[tuple] = []
+        # In one growing block: thousands of small arrays between the large ones of each image would scatter the heap.
+        self._image_pixels = BytesIO()
         self._pixels: dict[str, PixelMetrics] = {}
         self._mask_counts = np.zeros(3)  # true positives, false positives, false negatives
 
@@ -50,23 +54,31 @@ class Collection:
         require_numbers(np.array([image.score]), [image.image_path])
         record = tuple(getattr(image, column) for column in IMAGE_COLUMNS)
         if image.anomaly_map is None or image.mask is None:
-            self._records.append((*record, None))
+            self._append(record, None)
             return
         require_numbers(image.anomaly_map[None].detach().cpu().float().numpy(), [image.image_path])
         if image.category not in self._pixels:
             self._pixels[image.category] = self._new_pixel_metrics()
         self._pixels[image.category].update(image.anomaly_map[None], image.mask[None])
         kept = None if self._keep_pixels == "none" else ImagePixels.of(image, exact=self._keep_pixels == "all")
-        self._records.append((*record, kept))
+        self._append(record, kept)
         if image.predicted_mask is not None:
             predicted, mask = image.predicted_mask > 0, image.mask > 0
             counts = (predicted & mask).sum(), (predicted & ~mask).sum(), (~predicted & mask).sum()
             self._mask_counts += [int(count) for count in counts]
 
+    def _append(self, record: tuple, pixels: ImagePixels | None) -> None:
+        self._records.append(record)
+        pickle.dump(pixels, self._image_pixels)
+
     def images(self) -> pd.DataFrame:
         """Records of the images of all processes, by category and path; ``pixels`` is what is kept of theirs."""
-        records = [record for part in of_all_processes(self._records) for record in part]
-        frame = pd.DataFrame(records, columns=[*IMAGE_COLUMNS, "pixels"])
+        records: list[tuple] = []
+        pixels: list[ImagePixels | None] = []
+        for part, packed in of_all_processes((self._records, self._image_pixels.getvalue())):
+            records += part
+            pixels += _unpacked(packed, len(part))
+        frame = pd.DataFrame(records, columns=list(IMAGE_COLUMNS)).assign(pixels=pd.Series(pixels, dtype=object))
         return frame.sort_values(["category", "image_path"], kind="stable", ignore_index=True)
 
     def pixel_tables(self, device: torch.device) -> dict[str, PixelTable]:
@@ -90,6 +102,11 @@ class Collection:
         true_positives, false_positives, false_negatives = sum(of_all_processes(self._mask_counts))
         pixels = 2 * true_positives + false_positives + false_negatives
         return float(2 * true_positives / pixels) if pixels else float("nan")
+
+
+def _unpacked(packed: bytes, count: int) -> list[ImagePixels | None]:
+    stream = BytesIO(packed)
+    return [pickle.load(stream) for _ in range(count)]
 
 
 def of_all_processes(value: Any) -> list[Any]:
