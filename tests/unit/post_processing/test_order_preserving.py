@@ -208,6 +208,22 @@ def test_exported_it_gives_the_same(tmp_path) -> None:
         np.testing.assert_allclose(given_value, value.numpy(), atol=1e-6)
 
 
+def test_without_thresholds_nothing_is_called_good_or_defective(tmp_path, caplog) -> None:
+    model = Exported()
+    model.post_processor = OrderPreservingPostProcessor()
+    maps = torch.rand(3, 1, 8, 8)
+    answer = model.eval()(maps)
+    assert (answer.pred_label, answer.pred_mask) == (None, None)
+    torch.testing.assert_close(answer.pred_score, maps.amax((1, 2, 3)))
+    torch.onnx.export(model, (maps,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    assert len(openvino.Core().read_model(tmp_path / "model.onnx").outputs) == 2
+    batch = validation_batch(np.linspace(0, 1, 6), np.arange(6) > 2)
+    model.post_processor.on_test_start(None, None)
+    model.post_processor.on_test_batch_end(None, None, batch)
+    assert (batch.pred_label, batch.pred_mask) == (None, None)
+    assert "There is no threshold" in caplog.text
+
+
 def test_anomalib_models_take_it() -> None:
     post_processor = OrderPreservingPostProcessor()
     assert Padim(pre_trained=False, post_processor=post_processor).post_processor is post_processor
