@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from anomalib_unias.deploy.errors import InspectionError
+from anomalib_unias.deploy.errors import InspectionError, UnreadableImageError
 from anomalib_unias.deploy.overlays import draw_overlay, overlay_path
 from anomalib_unias.deploy.regions import Region, find_regions
 from anomalib_unias.deploy.throughput_inferencer import Inspected
@@ -66,6 +67,7 @@ class ResultWriter:
         Args:
             result (Inspected): Result or error.
         """
+        result = _with_a_number(result)
         name = result.source.name
         # In this order: an image that has a line is not inspected again.
         if self._overlays is not None and result.pixels is not None:
@@ -148,6 +150,14 @@ def describe(result: Inspected) -> dict[str, Any]:
         "milliseconds": round(result.milliseconds, 3),
         "out_of_range": _flag(result, "out_of_range"),
     }
+
+
+def _with_a_number(result: Inspected) -> Inspected:
+    """The result, or an error if the score is no number, which compares as good with any threshold."""
+    if result.error is not None or np.isfinite(score := np.squeeze(result.outputs["pred_score"])):
+        return result
+    error = UnreadableImageError(f"{result.source.name}: the score of the model is {score}, no number")
+    return replace(result, outputs={}, pixels=None, error=error)
 
 
 def images_with_results(output: Path) -> set[str]:

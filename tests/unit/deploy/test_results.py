@@ -169,3 +169,17 @@ def test_a_line_that_is_no_result_is_named(tmp_path, line):
     with pytest.raises(InspectionError, match=rf"Line 2 of {output} is no result.*Remove this line"):
         images_with_results(output)
     assert output.read_bytes() == content
+
+
+def test_a_score_that_is_no_number_is_an_error_and_not_good(tmp_path):
+    broken = result("line/a.png")
+    broken.outputs["pred_score"][:] = np.nan
+    with ResultWriter(Path("line"), tmp_path / "results.jsonl", tmp_path / "overlays") as writer:
+        writer.write(broken)
+        writer.write(result("line/b.png"))
+    first, second = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert "score of the model is nan" in first["error"]
+    assert second["score"] == 0.75
+    assert second["label"] is None  # the model has no threshold, and nobody invents a label
+    assert writer.failed == {"line/a.png"}
+    assert not (tmp_path / "overlays" / "a.png.png").exists()
