@@ -52,8 +52,8 @@ class SizedCheckpoint(nn.Module):
             ArchitectureMismatchError: If it does not belong to this architecture.
         """
         own_pre_processor = self.pre_processor
-        saved_size = checkpoint.get(_SIZE_KEY)
-        resized = saved_size is not None and tuple(saved_size) != self.model.image_size
+        saved_size = tuple(checkpoint.get(_SIZE_KEY, self.model.image_size))
+        resized = saved_size != self.model.image_size
         if resized:
             forget_scores(checkpoint)
             logger.warning(
