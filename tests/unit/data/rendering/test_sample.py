@@ -41,14 +41,14 @@ def test_defect_is_large_and_strong_enough_to_be_seen(defective: Sample) -> None
     assert change[defective.mask].mean() / 255 >= 0.9 * FAINTEST_DEFECT
 
 
-@pytest.mark.parametrize(("category", "kind"), [("brick", "stain"), ("flange", "scratch")])
-def test_the_plainest_of_some_defects_is_taken(category: str, kind: str) -> None:
-    def change(sample: Sample) -> float:
+def test_the_plainest_of_some_defects_is_taken() -> None:
+    def change(index: int, draws: int) -> float:
+        sample = rendered("flange", "test/scratch", index, seed=0, defect_draws=draws)
         return float(np.abs(sample.image.astype(float) - sample.flawless).sum())
 
-    single, plain = (rendered(category, f"test/{kind}", 0, seed=0, defect_draws=draws) for draws in (1, 5))
-    assert change(plain) > 1.2 * change(single)
-    assert (plain.flawless == single.flawless).all()
+    single, plain = (np.array([change(index, draws) for index in range(3)]) for draws in (1, 4))
+    assert (plain >= single).all()
+    assert plain.sum() > 1.3 * single.sum()
 
 
 @pytest.mark.parametrize("category", SCENES)
