@@ -17,7 +17,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/anomalib train --config configs/model/unias_lite.yaml --data configs/data/unified_synthetic.yaml \
 		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250 \
-		--model.post_processor.init_args.false_alarm_rate 0.05 \
 		--trainer.callbacks anomalib_unias.EvaluationReport
 	$(BIN)/anomalib export --config configs/model/unias_lite.yaml --export_type openvino --export_root $(DEMO)/export \
 		--ckpt_path "$$(ls -t $(DEMO)/UniAS/*/*/v*/weights/lightning/*.ckpt | head -1)"
