@@ -53,7 +53,8 @@ class Recorder(CadaPostProcessor):
         started = time.perf_counter()
         super().on_train_end(trainer, pl_module)
         self.levels = fit_calibration(self.data, replace(self.options(), **_VARIANTS[DEFAULT]))
-        self._set_powers(self.levels, ModelRuns(trainer, pl_module, self._tap), self._images(trainer))
+        training, held_out = self._images(trainer).values()
+        self._set_powers(self.levels, ModelRuns(trainer, pl_module, self._tap), held_out, training)
         self.seconds = time.perf_counter() - started
 
     def fit(self, data: CalibrationData) -> Calibration:

@@ -254,7 +254,15 @@ def test_what_cannot_work_is_said_before_training(
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"variant": "cada_c"}, {"linear_layers": 4}, {"held_out_fraction": 1.0}, {"image_score": "sum"}]
+    "arguments",
+    [
+        {"variant": "cada_c"},
+        {"linear_layers": 4},
+        {"held_out_fraction": 1.0},
+        {"image_score": "sum"},
+        {"map_power": 1.5},
+        {"score_power": -0.1},
+    ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2404.00724.
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -222,11 +222,12 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             if getattr(self, name) not in allowed:
                 msg = f"{name} is one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
                 raise ValueError(msg)
-        for name in ("map_power", "score_power"):
-            power = getattr(self, name)
-            if power is not None and not 0 <= power <= 1:
-                msg = f"{name} is between 0 and 1, or None for the best of {POWERS}, got {power}."
-                raise ValueError(msg)
+        if self.map_power is not None and not 0 <= self.map_power <= 1:
+            msg = f"map_power is between 0 and 1, or None for the best of {POWERS}, got {self.map_power}."
+            raise ValueError(msg)
+        if not 0 <= self.score_power <= 1:
+            msg = f"score_power is between 0 and 1, got {self.score_power}."
+            raise ValueError(msg)
         if not 0 < self.held_out_fraction < 1:
             msg = f"held_out_fraction is between 0 and 1, got {self.held_out_fraction}."
             raise ValueError(msg)
@@ -392,14 +393,15 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         step = load_best_weights(trainer, module)
         runs = ModelRuns(trainer, module, self._tap)
         images = self._images(trainer)
+        *_, unseen = images.values()  # the training images themselves if targets="training"
         data = runs.collect(images, keep_maps=self.options().needs_maps)
         self.calibration = self.fit(data).to(module.device)
         if isinstance(self.calibration, LevelCalibration):
-            self._set_powers(self.calibration, runs, images)
+            self._set_powers(self.calibration, runs, unseen, images["training"])
         logger.info("CADA calibrated with %d normal images (%s).", len(data), self.targets)
         validate_again(trainer)
         if self.threshold == "false_alarm_rate" and self.targets != "training":
-            self._take_thresholds(runs, [*images.values()][-1], own_influence(self.calibration, data))
+            self._take_thresholds(runs, unseen, own_influence(self.calibration, data))
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
 
@@ -454,12 +456,12 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         return {name: at_most(_MOST_IMAGES, dataset, self.seed) for name, dataset in images.items()}
 
     def _set_powers(
-        self, calibration: LevelCalibration, runs: ModelRuns, images: Mapping[str, AnomalibDataset]
+        self, calibration: LevelCalibration, runs: ModelRuns, normal: AnomalibDataset, source: AnomalibDataset
     ) -> None:
         """Say how far maps and image scores are calibrated."""
         power = self.map_power
         if power is None and len(calibration.clusters) > 1:
-            examples = runs.examples([*images.values()][-1], images["training"], calibration.clusters, self.seed)
+            examples = runs.examples(normal, source, calibration.clusters, self.seed)
             power = choose_map_power(examples, calibration.map_levels.cpu(), calibration.map_logarithm)
         calibration.map_power.fill_(0.0 if power is None else power)
         calibration.score_power.fill_(self.score_power)

@@ -43,6 +43,11 @@ class CalibrationOptions:
     batch_size: int
     seed: int
 
+    def head(self, channels: int) -> dict[str, Any]:
+        """Arguments of the network of the paper on feature maps with so many channels, but for its outputs."""
+        names = ("convolutions", "linear_layers", "hidden_dim", "dropout")
+        return {"channels": channels} | {name: getattr(self, name) for name in names}
+
     @property
     def needs_maps(self) -> bool:
         """Whether feature maps are needed, not only their means."""
@@ -180,15 +185,7 @@ def _fit_classifier(
     categories = _categories(data)
     names, table = category_table(targets, categories, data.trusted)
     maps = _maps(data)
-    calibration = ClassifierCalibration(
-        clusters,
-        names,
-        maps.shape[1],
-        options.convolutions,
-        options.linear_layers,
-        options.hidden_dim,
-        options.dropout,
-    )
+    calibration = ClassifierCalibration(clusters, names, options.head(maps.shape[1]))
     calibration.table.copy_(table)
     calibration.normalization.fit(maps)
     labels = torch.tensor([names.index(category) for category in categories])
@@ -203,9 +200,7 @@ def _fit_regressor(
     options: CalibrationOptions,
 ) -> RegressorCalibration:
     maps, targets = _maps(data)[data.trusted], targets[data.trusted]
-    calibration = RegressorCalibration(
-        clusters, maps.shape[1], options.convolutions, options.linear_layers, options.hidden_dim, options.dropout
-    )
+    calibration = RegressorCalibration(clusters, options.head(maps.shape[1]))
     calibration.normalization.fit(maps)
     calibration.center.copy_(targets.mean(dim=0))
     calibration.spread.copy_(targets.std(dim=0, correction=0).clamp(min=torch.finfo(torch.float32).tiny))

@@ -1,6 +1,6 @@
 """Runs a trained model, as it is without calibration, on the images that a calibration is fitted to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from operator import add
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_unias.data.synthetic_defects import SyntheticDefect, SyntheticDefects
 
-from .calibration_data import CalibrationData, ModelOutput, collect
+from .calibration_data import CalibrationData, ModelOutput, at_most, collect
 from .clusters import ImageClusters
 from .encoders import FeatureTap
 from .selection import Examples, small
@@ -39,7 +39,6 @@ class ModelRuns:
         self._trainer = trainer
         self._module = module
         self._tap = tap
-        self._map_size: tuple[int, ...] = ()
 
     def collect(self, images: Mapping[str, AnomalibDataset], *, keep_maps: bool) -> CalibrationData:
         """Run the model on the normal ones of the images; the processes of a run share them.
@@ -81,12 +80,15 @@ class ModelRuns:
         Returns:
             Examples: Of both.
         """
-        good = [self._example(*run, clusters) for run in self.outputs(_first(normal, _EXAMPLES), "normal images")]
-        size = cast("tuple[int, int]", self._map_size)
-        defects = SyntheticDefects(source, size, _EXAMPLES, seed)
+        found = []
+        for batch, (features, output) in self.outputs(at_most(_EXAMPLES, normal, seed), "normal images"):
+            height, width = cast("Tensor", output.anomaly_map).shape[-2:]
+            found.append(_example(batch, features, output, clusters))
+        defects = SyntheticDefects(source, (height, width), _EXAMPLES, seed)
         loader: Any = DataLoader(defects, self._loader.batch_size, collate_fn=_as_batch)
-        bad = [self._example(*run, clusters) for run in self._outputs(loader, "synthetic defects")]
-        return reduce(add, good + bad)
+        for batch, (features, output) in self._outputs(loader, "synthetic defects"):
+            found.append(_example(batch, features, output, clusters))
+        return reduce(add, found)
 
     def outputs(self, images: AnomalibDataset, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
         """Run the model on images, all of them in every process.
@@ -109,16 +111,7 @@ class ModelRuns:
     def _outputs(self, loader: DataLoader, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
         with self._evaluating(), self._progress() as progress:
             for batch in progress.track(loader, description=f"CADA: {name}"):
-                output = self._run(batch)
-                self._map_size = tuple(cast("Tensor", output[1].anomaly_map).shape[-2:])
-                yield batch, output
-
-    def _example(self, batch: ImageBatch, run: ModelOutput, clusters: ImageClusters) -> Examples:
-        features, output = run
-        maps = cast("Tensor", output.anomaly_map).float().cpu()
-        maps = maps.reshape(len(maps), *maps.shape[-2:])
-        masks = batch.gt_mask if batch.gt_mask is not None and batch.gt_mask.any() else torch.zeros_like(maps)
-        return Examples(*small(maps, masks), clusters(features).cluster.cpu())
+                yield batch, self._run(batch)
 
     def _run(self, batch: ImageBatch) -> ModelOutput:
         """Features and uncalibrated output for a batch."""
@@ -152,8 +145,13 @@ class ModelRuns:
         return Progress(disable=not shown, transient=True)
 
 
-def _first(images: AnomalibDataset, count: int) -> AnomalibDataset:
-    return images.subsample(list(range(min(count, len(images)))))
+def _example(
+    batch: ImageBatch, features: Sequence[Tensor], output: InferenceBatch, clusters: ImageClusters
+) -> Examples:
+    maps = cast("Tensor", output.anomaly_map).float().cpu()
+    maps = maps.reshape(len(maps), *maps.shape[-2:])
+    masks = torch.zeros_like(maps) if batch.gt_mask is None else batch.gt_mask
+    return Examples(*small(maps, masks), clusters(features).cluster.cpu())
 
 
 def _as_batch(defects: list[SyntheticDefect]) -> ImageBatch:

@@ -6,7 +6,7 @@ mean). The paper predicts g; two predictions that are close together could make 
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -117,35 +117,15 @@ class ClassifierCalibration(StatisticsCalibration):
     Args:
         clusters (ImageClusters): Kinds of the training images.
         categories (Sequence[str]): Names of the categories.
-        channels (int): Channels of the deepest feature map.
-        convolutions (int): See :class:`FeatureHead`. Defaults to ``1``.
-        linear_layers (int): See :class:`FeatureHead`. Defaults to ``2``.
-        hidden_dim (int): See :class:`FeatureHead`. Defaults to ``256``.
-        dropout (float): See :class:`FeatureHead`. Defaults to ``0.25``.
+        head (Mapping[str, Any]): Arguments of :class:`FeatureHead` but ``outputs``, plain data.
     """
 
-    def __init__(
-        self,
-        clusters: ImageClusters,
-        categories: Sequence[str],
-        channels: int,
-        convolutions: int = 1,
-        linear_layers: int = 2,
-        hidden_dim: int = 256,
-        dropout: float = 0.25,
-    ) -> None:
+    def __init__(self, clusters: ImageClusters, categories: Sequence[str], head: Mapping[str, Any]) -> None:
         super().__init__(clusters)
         self.categories = list(categories)
-        self._arguments = {
-            "categories": self.categories,
-            "channels": channels,
-            "convolutions": convolutions,
-            "linear_layers": linear_layers,
-            "hidden_dim": hidden_dim,
-            "dropout": dropout,
-        }
+        self._arguments = {"categories": self.categories, "head": dict(head)}
         self.normalization = FeatureNormalization()
-        self.head = FeatureHead(channels, len(self.categories), convolutions, linear_layers, hidden_dim, dropout)
+        self.head = FeatureHead(outputs=len(self.categories), **head)
         self.register_buffer("table", torch.zeros(len(self.categories), 2))
         self.table: Tensor
 
@@ -165,32 +145,14 @@ class RegressorCalibration(StatisticsCalibration):
 
     Args:
         clusters (ImageClusters): Kinds of the training images.
-        channels (int): Channels of the deepest feature map.
-        convolutions (int): See :class:`FeatureHead`. Defaults to ``1``.
-        linear_layers (int): See :class:`FeatureHead`. Defaults to ``2``.
-        hidden_dim (int): See :class:`FeatureHead`. Defaults to ``256``.
-        dropout (float): See :class:`FeatureHead`. Defaults to ``0.25``.
+        head (Mapping[str, Any]): Arguments of :class:`FeatureHead` but ``outputs``, plain data.
     """
 
-    def __init__(
-        self,
-        clusters: ImageClusters,
-        channels: int,
-        convolutions: int = 1,
-        linear_layers: int = 2,
-        hidden_dim: int = 256,
-        dropout: float = 0.25,
-    ) -> None:
+    def __init__(self, clusters: ImageClusters, head: Mapping[str, Any]) -> None:
         super().__init__(clusters)
-        self._arguments = {
-            "channels": channels,
-            "convolutions": convolutions,
-            "linear_layers": linear_layers,
-            "hidden_dim": hidden_dim,
-            "dropout": dropout,
-        }
+        self._arguments = {"head": dict(head)}
         self.normalization = FeatureNormalization()
-        self.head = FeatureHead(channels, 2, convolutions, linear_layers, hidden_dim, dropout)
+        self.head = FeatureHead(outputs=2, **head)
         self.register_buffer("center", torch.zeros(2))
         self.register_buffer("spread", torch.ones(2))
         self.center: Tensor
