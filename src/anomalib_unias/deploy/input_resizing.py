@@ -9,7 +9,7 @@ from openvino import Output
 from openvino import opset13 as ops
 from scipy.sparse import csr_array
 
-from anomalib_unias.deploy.predictions import FULL_PRECISION
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
 from anomalib_unias.pre_processing import interpolation_matrix
 
 # Sides of the images on which resizing is compared, if the model takes images of any size.
@@ -35,7 +35,9 @@ def cut_resizing(model: ov.Model) -> tuple[ov.Model, tuple[int, int]] | None:
         return None
     size = (resized.partial_shape[2].get_length(), resized.partial_shape[3].get_length())
     uses = resized.get_target_inputs()
-    probe = ov.Core().compile_model(ov.Model([ops.result(resized)], model.get_parameters()), "CPU", FULL_PRECISION)
+    probe = openvino_core().compile_model(
+        ov.Model([ops.result(resized)], model.get_parameters()), "CPU", FULL_PRECISION
+    )
     for pixels in _probes(model):
         found = probe(pixels[None].transpose(0, 3, 1, 2).astype(np.float32) / 255)[0]
         if not np.allclose(found, resize(pixels, size), atol=1e-4):

@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_unias.data.reading import check_header
 from anomalib_unias.deploy import predictions as run
-from anomalib_unias.deploy.predictions import FULL_PRECISION, QUIET_ONNX, Predictions
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION
+from anomalib_unias.deploy.predictions import QUIET_ONNX, Predictions
 from anomalib_unias.deploy.stages import STAGES, StagedModel, load_runtimes, stagewise_predictions
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,6 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
-FULL_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
-"""OpenVINO computes in bfloat16 on a CPU that can, unless told otherwise, and a model file cannot tell it."""
-
 QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
 """The opset that the exporter of torch writes. anomalib 2.7.0 asks for 14: the exporter then tries to convert its file,
 prints the traceback of a failure, and leaves the file as it is."""

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import openvino as ov
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils import read_image
@@ -17,7 +16,8 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from anomalib_unias.deploy.predictions import FULL_PRECISION, Prediction, onnxruntime_session, pixels_of, prediction_of
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
+from anomalib_unias.deploy.predictions import Prediction, onnxruntime_session, pixels_of, prediction_of
 
 STAGES = ("pre-processing", "network", "post-processing")
 
@@ -73,7 +73,7 @@ def load_runtimes(path: Path) -> dict[str, Runtime]:
     Returns:
         dict[str, Runtime]: By the name of the runtime: from an input ``(1, 3, H, W)`` to named outputs.
     """
-    compiled = ov.Core().compile_model(path, "CPU", FULL_PRECISION)
+    compiled = openvino_core().compile_model(path, "CPU", FULL_PRECISION)
     # OpenVINO gives two outputs that are the same tensor both names.
     names = [output.name for output in onnx.load(path, load_external_data=False).graph.output]
     runtimes: dict[str, Runtime] = {

@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 
 from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
 from anomalib_unias.deploy.input_resizing import cut_resizing, resize
-from anomalib_unias.deploy.predictions import FULL_PRECISION
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
 from anomalib_unias.deploy.sources import ImageSource
 
 Hint = Literal["throughput", "latency"]
@@ -119,9 +119,13 @@ class ThroughputInferencer:
         if hint not in {"throughput", "latency"}:
             msg = f"hint must be 'throughput' or 'latency', got {hint!r}."
             raise ValueError(msg)
-        core = ov.Core()
-        core.set_property({"CACHE_DIR": str(cache_dir or user_cache_path("anomalib-unias") / "openvino")})
-        options = {**FULL_PRECISION, "PERFORMANCE_HINT": hint.upper(), **(config or {})}
+        core = openvino_core()
+        options = {
+            **FULL_PRECISION,
+            "CACHE_DIR": str(cache_dir or user_cache_path("anomalib-unias") / "openvino"),
+            "PERFORMANCE_HINT": hint.upper(),
+            **(config or {}),
+        }
         self.readers = readers
         model = _for_one_image(_read_model(core, path), path)
         self._image_shape = model.input(0).partial_shape

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_unias.deploy.predictions import FULL_PRECISION
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION
 from anomalib_unias.models.unias.components import pixel_decoder
 from anomalib_unias.models.unias.components.composition import bilinear_matrix
 from anomalib_unias.models.unias.components.patch_embedding import PatchEmbedding
