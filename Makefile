@@ -15,11 +15,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/anomalib train --config configs/model/unias_lite.yaml --data configs/data/unified_synthetic.yaml \
+	$(BIN)/anomalib train --model UniASLite --data configs/data/unified_synthetic.yaml \
 		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250 \
 		--trainer.callbacks anomalib_unias.EvaluationReport
-	$(BIN)/anomalib export --config configs/model/unias_lite.yaml --export_type openvino --export_root $(DEMO)/export \
-		--ckpt_path "$$(ls -t $(DEMO)/UniAS/*/*/v*/weights/lightning/*.ckpt | head -1)"
+	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
+		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"
 	$(BIN)/python examples/inspect_exported.py $(DEMO)/export/weights/openvino/model.xml --output $(DEMO)/inspected
 
 test: $(VENV)/.installed
