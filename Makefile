@@ -1,11 +1,11 @@
-# Two commands: `make demo` shows the whole thing on built-in data, `make test` runs all tests.
+# `make demo` shows the whole thing on built-in data, `make test` runs all tests, `make docs` builds the site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := results/demo
 PARALLEL := -n 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,5 +31,8 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/unit src
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/integration
 
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results site

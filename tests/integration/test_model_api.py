@@ -19,13 +19,12 @@ from anomalib_unias.deploy.openvino_core import openvino_core
 
 models = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed")
 
-write_toy_model = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"))[
-    "write_toy_model"
-]
+TOY = Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"
+write_toy_model = runpy.run_path(str(TOY))["write_toy_model"]
 # Height and width of all images; the network takes another size.
 SIZE = (90, 120)
 # Few operations: exports take their time per operation.
-SMALL = {"levels": [2, 3], "channel_branch": False, "reconstruction_head": "transposed"}
+SMALL = {"levels": [2], "channel_branch": False, "reconstruction_head": "transposed"}
 EXPORTS = {
     "any_size_fp32": (None, None),
     "any_size_int8": (None, CompressionType.INT8),
@@ -62,10 +61,11 @@ def model(root, tmp_path_factory):
     arguments |= {"num_heads": 2, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3}
     model = UniAS(**arguments, **SMALL, visualizer=False)
     data = MVTecAD(root=root, category="plate", train_batch_size=2, eval_batch_size=2, num_workers=0)
-    folder = tmp_path_factory.mktemp("run")
-    Engine(default_root_dir=folder, accelerator="cpu", devices=1, logger=False, max_epochs=1).fit(
-        model, datamodule=data
+    limits = {"max_epochs": 1, "limit_train_batches": 2}
+    engine = Engine(
+        default_root_dir=tmp_path_factory.mktemp("run"), accelerator="cpu", devices=1, logger=False, **limits
     )
+    engine.fit(model, datamodule=data)
     return model.eval()
 
 

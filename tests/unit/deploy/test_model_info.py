@@ -80,6 +80,19 @@ def test_an_onnx_file_is_described(tmp_path):
     assert described.items() >= DESCRIPTION.items()
 
 
+def test_weights_in_a_file_of_their_own_stay_there(tmp_path):
+    weights = helper.make_tensor("weights", TensorProto.FLOAT, [1], [3.0])
+    images, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("input", "pred_score"))
+    node = helper.make_node("Mul", ["input", "weights"], ["pred_score"])
+    model = helper.make_model(helper.make_graph([node], "toy", [images], [result], [weights]))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    written = (tmp_path / "model.onnx.data").read_bytes()
+    describe_export(path)
+    assert (tmp_path / "model.onnx.data").read_bytes() == written
+    assert onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]) == [3.0]
+
+
 def test_raw_scores_have_the_thresholds_of_the_model():
     model = Padim(backbone="resnet18", pre_trained=False, post_processor=PostProcessor(enable_normalization=False))
     model.post_processor._image_threshold.fill_(3.25)
