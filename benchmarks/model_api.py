@@ -4,8 +4,8 @@
 
 DIR holds categories in the layout of MVTec AD, CKPT is a checkpoint with thresholds. For every category and precision
 the export for images of any size, adapted for Model API, answers ``--limit`` images without a setting. Columns of
-``model_api.csv``: images; labels, and pixels of masks, that are others than OpenVINO's own; labels that are others than
-those of training; the largest differences of scores to both.
+``model_api.csv``: images; how many OpenVINO calls anomalous; labels, and pixels of masks, that are others than
+OpenVINO's own; labels that are others than those of training; the largest differences of scores to both.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def compare(model: UniAS, path: Path, adapted: Path, files: list[Path]) -> dict[
         mask = cv2.resize(direct["pred_mask"].squeeze().astype(np.uint8), bgr.shape[1::-1])
         rows.append(
             {
+                "anomalous": bool(direct["pred_label"].item()),
                 "other_labels": found.pred_label != str(direct["pred_label"].item()),
                 "other_mask_pixels": (found.pred_mask != mask).sum(),
                 "max_score_diff": abs(found.pred_score - direct["pred_score"].item()),

@@ -81,7 +81,7 @@ def test_an_onnx_file_is_described(tmp_path):
 
 
 def test_weights_in_a_file_of_their_own_stay_there(tmp_path):
-    weights = helper.make_tensor("weights", TensorProto.FLOAT, [1], [3.0])
+    weights = onnx.numpy_helper.from_array(np.array([3], np.float32), "weights")
     images, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("input", "pred_score"))
     node = helper.make_node("Mul", ["input", "weights"], ["pred_score"])
     model = helper.make_model(helper.make_graph([node], "toy", [images], [result], [weights]))
