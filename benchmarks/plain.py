@@ -44,7 +44,6 @@ def make_plain(model: UniASModel, backbone: str) -> UniASModel:
         if hasattr(module, "plain"):
             module.forward = module.plain
     whole = WholeBackbone(backbone, model.backbone.levels)
-    for name in ("levels", "channels", "strides", "narrow"):
-        setattr(whole, name, getattr(model.backbone, name))
+    whole.levels, whole.channels, whole.strides = model.backbone.levels, model.backbone.channels, model.backbone.strides
     model.backbone = whole
     return model

@@ -30,13 +30,11 @@ class FeaturePyramid(nn.Module):
         pre_trained (bool): Whether to load ImageNet weights. Defaults to ``True``.
         deepest_stride (int): The first level with at least this stride is added if ``levels`` ends before it,
             so that there is always one with semantic context. Defaults to ``16``.
-        wider (bool): Whether one more level is added, if the network has it. Defaults to ``False``.
 
     Attributes:
         levels (tuple[int, ...]): The levels that are returned.
         channels (tuple[int, ...]): Channels of each of them.
         strides (tuple[int, ...]): Input pixels per feature pixel of each of them.
-        narrow (int): Number of levels without the wider one.
 
     Raises:
         BackboneError: If the network, a level or the weights do not exist.
@@ -48,7 +46,6 @@ class FeaturePyramid(nn.Module):
         levels: Sequence[int] | None = None,
         pre_trained: bool = True,
         deepest_stride: int = 16,
-        wider: bool = False,
     ) -> None:
         super().__init__()
         register_backbones()
@@ -66,9 +63,6 @@ class FeaturePyramid(nn.Module):
             raise BackboneError(msg)
         context = next((i for i, entry in enumerate(info, start=1) if entry["reduction"] >= deepest_stride), len(info))
         self.levels = tuple(sorted({*levels, *([context] if max(levels) < context else [])}))
-        self.narrow = len(self.levels)
-        if wider and self.levels[-1] < len(info):
-            self.levels += (self.levels[-1] + 1,)
         self.channels = tuple(info[level - 1]["num_chs"] for level in self.levels)
         self.strides = tuple(info[level - 1]["reduction"] for level in self.levels)
         self._outputs = [level - 1 for level in self.levels]

@@ -45,13 +45,6 @@ def test_levels_are_those_of_the_whole_network(backbone, levels, strides):
     assert has_tail == (sum(p.numel() for p in pyramid.parameters()) < sum(p.numel() for p in whole.parameters()))
 
 
-@pytest.mark.parametrize(("levels", "strides", "narrow"), [((2, 3, 4), (4, 8, 16, 32), 3), ((2, 5), (4, 32), 2)])
-def test_a_wider_level_where_there_is_one(levels, strides, narrow):
-    pyramid = FeaturePyramid("efficientnet_lite0", levels, pre_trained=False, wider=True)
-    assert (pyramid.strides, pyramid.narrow) == (strides, narrow)
-    assert [feature.shape[-1] for feature in pyramid(IMAGES)] == [IMAGES.shape[-1] // stride for stride in strides]
-
-
 def test_b4_is_padded_as_published():
     """The strided 5x5 convolution of the third stage is centred: 2 pixels on every side at any size."""
     layer = FeaturePyramid("tf_efficientnet_b4", pre_trained=False).network.blocks[2][0].conv_dw

@@ -12,8 +12,7 @@ from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components import NormalPrototypes
 from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 
-CHANNELS, STRIDES = (6, 8, 10, 12), (4, 8, 16, 32)
-NARROW = 3
+CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
 
 def features(count, seed=0):
@@ -26,7 +25,7 @@ def features(count, seed=0):
 
 @pytest.fixture
 def memory():
-    memory = NormalPrototypes(CHANNELS, STRIDES, count=50, narrow=NARROW)
+    memory = NormalPrototypes(CHANNELS, STRIDES, count=50)
     memory.fit(memory.sample(features(4), images=4))
     return memory
 
@@ -35,11 +34,12 @@ def test_views_show_a_place_in_different_ways(memory):
     found = {name: (view.levels, view.grid_stride, len(view.prototypes)) for name, view in memory.views.items()}
     assert found == {
         "all": ((0, 1, 2), 8, 50),
-        "deep": ((2, 3), 16, 50),
+        "deep": ((1, 2), 8, 50),
         "finest": ((0,), 4, 12),
+        "deepest": ((2,), 16, 50),
     }
     sizes = [distance.shape for distance in memory(features(2, seed=1))]
-    assert sizes == [(2, 1, 8, 12), (2, 1, 4, 6), (2, 1, 16, 24)]
+    assert sizes == [(2, 1, 8, 12), (2, 1, 8, 12), (2, 1, 16, 24), (2, 1, 4, 6)]
 
 
 def test_levels_that_are_too_fine_are_not_compared_by_themselves():
@@ -47,29 +47,16 @@ def test_levels_that_are_too_fine_are_not_compared_by_themselves():
     assert memory.views["finest"].levels == (1,)
 
 
-def test_without_a_wider_level_the_two_deepest_are_those_that_all_show():
-    memory = NormalPrototypes(CHANNELS[:NARROW], STRIDES[:NARROW], count=50)
-    assert {name: (view.levels, view.grid_stride) for name, view in memory.views.items()} == {
-        "all": ((0, 1, 2), 8),
-        "deep": ((1, 2), 8),
-        "finest": ((0,), 4),
-    }
-
-
-def test_one_level_is_seen_with_what_is_around_it():
-    assert list(NormalPrototypes((6, 8), (8, 16), count=5, narrow=1).views) == ["all", "deep"]
-
-
 @pytest.mark.parametrize("channels", [(6, 8), (6,)])
 def test_few_levels_leave_out_what_would_be_twice_the_same(channels):
     memory = NormalPrototypes(channels, STRIDES[-len(channels) :], count=5)
-    assert list(memory.views) == (["all", "finest"] if len(channels) == 2 else ["all"])
+    assert list(memory.views) == (["all", "finest", "deepest"] if len(channels) == 2 else ["all", "deepest"])
     images = [feature[:, :count] for feature, count in zip(features(2)[-len(channels) :], channels, strict=True)]
     memory.fit(memory.sample(images, images=2))
     assert all(distance.isfinite().all() for distance in memory(images))
 
 
-@pytest.mark.parametrize("name", ["all", "deep", "finest"])
+@pytest.mark.parametrize("name", ["all", "deep", "finest", "deepest"])
 def test_distance_is_that_to_the_nearest_prototype(memory, name):
     view = memory.views[name]
     places = (view.describe(features(2, seed=1)) - view.mean) @ view.components
@@ -82,14 +69,14 @@ def test_by_direction_the_distance_is_the_mean_cosine_distance(memory):
     view = memory.views["all"]
     prototypes = view.prototypes @ view.components.mT + view.mean
     places = view.describe(features(2, seed=1))
-    parts = list(zip(places.split(CHANNELS[:NARROW], dim=-1), prototypes.split(CHANNELS[:NARROW], dim=-1), strict=True))
+    parts = list(zip(places.split(CHANNELS, dim=-1), prototypes.split(CHANNELS, dim=-1), strict=True))
     cosines = [cosine_similarity(place[..., None, :], prototype, dim=-1) for place, prototype in parts]
     expected = (2 * (1 - torch.stack(cosines)).mean(dim=0).amin(dim=-1)).sqrt()
     torch.testing.assert_close(view(features(2, seed=1)).squeeze(1) * view.usual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_components_are_whitened_half_the_way():
-    view = NormalPrototypes(CHANNELS, STRIDES, count=5, narrow=NARROW).views["finest"]
+    view = NormalPrototypes(CHANNELS, STRIDES, count=5).views["finest"]
     places = torch.randn(4000, CHANNELS[0]) * torch.tensor([9.0, 4, 1, 1, 1, 1])
     view.fit(places)
     deviations = ((places - view.mean) @ view.components).std(dim=0)
@@ -104,7 +91,7 @@ def test_usual_normal_places_have_the_distance_one(memory):
 
 
 def test_known_places_are_near_and_others_are_not():
-    enough = NormalPrototypes(CHANNELS, STRIDES, count=4 * 16 * 24 * 4, narrow=NARROW)
+    enough = NormalPrototypes(CHANNELS, STRIDES, count=4 * 16 * 24 * 4)
     enough.fit([view.describe(features(4)).flatten(0, 2) for view in enough.views.values()])
     for known, unknown in zip(enough(features(4)), enough(features(4, seed=1)), strict=True):
         assert known.max() < 0.03
@@ -113,16 +100,16 @@ def test_known_places_are_near_and_others_are_not():
 
 def test_only_the_view_by_direction_leaves_brightness_out(memory):
     images = features(2, seed=1)
-    brighter = [3 * images[0], images[1], 0.2 * images[2], images[3]]
+    brighter = [3 * images[0], images[1], 0.2 * images[2]]
     same = {name: torch.allclose(view(images), view(brighter), atol=1e-4) for name, view in memory.views.items()}
-    assert same == {"all": True, "deep": False, "finest": False}
+    assert same == {"all": True, "deep": False, "finest": False, "deepest": False}
 
 
 def test_sample_is_spread_over_the_images():
-    memory = NormalPrototypes(CHANNELS, STRIDES, count=5, narrow=NARROW)
+    memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
     few = memory.sample(features(2), images=2)
-    assert [places.shape for places in few] == [(192, 24), (48, 22), (768, 6)]
-    assert [len(places) for places in memory.sample(features(2), images=20_000)] == [6, 6, 6]
+    assert [places.shape for places in few] == [(192, 24), (192, 18), (768, 6), (48, 10)]
+    assert [len(places) for places in memory.sample(features(2), images=20_000)] == [6, 6, 6, 6]
 
 
 def test_selection_is_that_of_anomalib():

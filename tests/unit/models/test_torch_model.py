@@ -220,21 +220,3 @@ def test_gates_do_not_underflow_in_training():
     for values in (output.detach(), inputs.grad):
         assert not ((values != 0) & (values.abs() < smallest)).any()
     torch.testing.assert_close(output, torch.nn.functional.gelu(inputs), rtol=0, atol=1e-14)
-
-
-def test_prototypes_see_one_level_more_than_the_decoder():
-    without, model = build(), build(prototypes=5)
-    assert model.backbone.levels == (*without.backbone.levels, without.backbone.levels[-1] + 1)
-    assert model.decoder.grid == without.decoder.grid == (4, 6)
-    features = model.backbone(IMAGES)
-    before = model.prototypes(features)
-    features[-1] += 1
-    unchanged = [torch.equal(old, new) for old, new in zip(before, model.prototypes(features), strict=True)]
-    assert dict(zip(model.prototypes.views, unchanged, strict=True)) == {"all": True, "deep": False, "finest": True}
-    assert [target.shape[1] for target in model.reconstruct(features)[0]] == list(without.backbone.channels)
-
-
-def test_the_wider_level_has_to_fit_the_image_too():
-    build(image_size=(48, 96))
-    with pytest.raises(ValueError, match="divisible by 32.*got 48x96"):
-        build(image_size=(48, 96), prototypes=5)

@@ -65,7 +65,7 @@ class SizedCheckpoint(nn.Module):
             )
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         if resized:
-            stride = self.model.backbone.strides[self.model.backbone.narrow - 1]
+            stride = self.model.backbone.strides[-1]
             saved_grid = (saved_size[0] // stride, saved_size[1] // stride)
             resize_positions(
                 checkpoint["state_dict"], saved_grid, self.model.decoder.grid, self.hparams["channel_branch"]

@@ -104,23 +104,20 @@ class UniASModel(nn.Module):
         self.image_size = image_size
         self.image_score = image_score
 
-        # Prototypes see one level more than the decoder.
-        self.backbone = FeaturePyramid(backbone, levels, pre_trained, wider=prototypes > 0)
-        narrow = self.backbone.narrow
-        channels, strides = self.backbone.channels[:narrow], self.backbone.strides[:narrow]
+        self.backbone = FeaturePyramid(backbone, levels, pre_trained)
         grid = token_grid(image_size, self.backbone)
-        patch_sizes = [strides[-1] // stride for stride in strides]
-        reconstructed = [levels is None or level in levels for level in self.backbone.levels[:narrow]]
+        patch_sizes = [self.backbone.strides[-1] // stride for stride in self.backbone.strides]
+        reconstructed = [levels is None or level in levels for level in self.backbone.levels]
 
         equality = _EQUALITY[feature_scaling]
-        self.scaler = None if equality is None else FeatureScaler(channels, equality)
+        self.scaler = None if equality is None else FeatureScaler(self.backbone.channels, equality)
         self.prototypes: NormalPrototypes | None = None
         if prototypes:
-            self.prototypes = NormalPrototypes(self.backbone.channels, self.backbone.strides, prototypes, narrow)
-        self.filter = FeatureFilter(channels)
+            self.prototypes = NormalPrototypes(self.backbone.channels, self.backbone.strides, prototypes)
+        self.filter = FeatureFilter(self.backbone.channels)
         self.jitter = FeatureJitter(jitter_scale, jitter_probability)
         self.decoder = UniASDecoder(
-            channels=channels,
+            channels=self.backbone.channels,
             patch_sizes=patch_sizes,
             reconstructed=reconstructed,
             grid=grid,
@@ -182,9 +179,8 @@ class UniASModel(nn.Module):
 
         Returns:
             tuple[list[torch.Tensor], list[torch.Tensor]]: What the decoder sees ``(B, 2 C_l, H_l, W_l)`` and what
-            it is to reconstruct ``(B, C_l, H_l, W_l)``, all levels but the one that is there for prototypes.
+            it is to reconstruct ``(B, C_l, H_l, W_l)``, all levels.
         """
-        features = features[: self.backbone.narrow]
         if self.scaler is not None:
             features = self.scaler(features)
         return self.filter(features)
@@ -201,7 +197,7 @@ class UniASModel(nn.Module):
 
 
 def token_grid(image_size: Sequence[int], backbone: FeaturePyramid) -> tuple[int, int]:
-    """Rows and columns of the token grid, one token per pixel of the deepest level that the decoder sees.
+    """Rows and columns of the token grid, one token per pixel of the deepest level.
 
     Args:
         image_size (Sequence[int]): Height and width of the input.
@@ -219,5 +215,4 @@ def token_grid(image_size: Sequence[int], backbone: FeaturePyramid) -> tuple[int
         near = tuple(max(stride, round(side / stride) * stride) for side in image_size)
         msg = f"image_size must be divisible by {stride}, the largest stride used; got {height}x{width}, try {near}."
         raise ValueError(msg)
-    stride = backbone.strides[backbone.narrow - 1]
     return height // stride, width // stride

@@ -23,37 +23,34 @@ class NormalPrototypes(nn.Module):
     """Distances of every place of an image to the nearest prototypes of normal places, seen in several ways.
 
     A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and err in other places.
-    The idea is that of PatchCore (Roth et al., CVPR 2022), whose patches are like those of the ``deep`` view. Defects
-    differ in what shows them: the other views are the levels by direction, and the finest level by itself.
+    The idea is that of PatchCore (Roth et al., CVPR 2022), whose patches are the ``deep`` view here. Defects differ in
+    what shows them: the other views are all levels by direction, the finest level by itself and the deepest by itself.
     Their number is fixed, whatever the number of images. Not part of the UniAS paper.
 
     Args:
         channels (Sequence[int]): Channels of each level, shallow to deep.
         strides (Sequence[int]): Image pixels per feature pixel of each level.
         count (int): Prototypes of a view; fewer of the finest level, so that it costs no more: divided by the number of
-            its pixels to one of the deepest narrow level, along a side.
-        narrow (int | None): Number of levels that show a place; those after it show what is around it, in the ``deep``
-            view only. ``None`` for all. Defaults to ``None``.
+            its pixels to one of the deepest level, along a side.
 
     Attributes:
-        views: :class:`PrototypeView` by name: ``all`` (all narrow levels), ``deep`` (the two deepest levels) and
-            ``finest`` (the first level with at most four pixels to one of the deepest narrow one, along a side). Those
-            that would repeat another one are left out.
+        views: :class:`PrototypeView` by name: ``all``, ``deep`` (the two deepest levels), ``finest`` (the first level
+            with at most four pixels to one of the deepest, along a side) and ``deepest``. With fewer than three levels
+            those that would repeat another one are left out.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], count: int, narrow: int | None = None) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], count: int) -> None:
         super().__init__()
-        narrow = narrow or len(channels)
         last = len(channels) - 1
-        deepest = strides[narrow - 1]
-        grid = strides[max(0, narrow - 2)]
-        views = {"all": PrototypeView(channels, strides, range(narrow), grid, count, 64, by_direction=True)}
-        if last > 1 or narrow <= last:
+        finest = next(level for level, stride in enumerate(strides) if strides[-1] <= _FINEST * stride)
+        levels = range(last + 1)
+        views = {"all": PrototypeView(channels, strides, levels, strides[-2:][0], count, 64, by_direction=True)}
+        if last > 1:
             views["deep"] = PrototypeView(channels, strides, (last - 1, last), strides[-2], count, 128)
-        finest = next(level for level, stride in enumerate(strides) if deepest <= _FINEST * stride)
-        if finest < narrow - 1:
-            fewer = max(1, count * strides[finest] // deepest)
+        if finest < last:
+            fewer = max(1, count * strides[finest] // strides[-1])
             views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], fewer, 64)
+        views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count, 64)
         self.views = nn.ModuleDict(views)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
