@@ -43,24 +43,28 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on within an epoch, for which Lightning does not call ``on_train_epoch_start``."""
-        if self._resumed is None or not trainer.fit_loop.restarted_mid_epoch:
+        loop = trainer.fit_loop
+        if self._resumed is None or not loop.restarted_mid_epoch:
             return
+        fetcher, seen = loop._data_fetcher, loop.epoch_loop.batch_progress.current.processed
+        complete = seen >= trainer.num_training_batches
+        if complete and not loop.epoch_loop.restarted_on_train_batch_end:
+            return  # from the validation at the end of an epoch: nothing is left of it, and the next one begins
         state, self._resumed = self._resumed, None
-        fetcher, seen = trainer.fit_loop._data_fetcher, trainer.fit_loop.epoch_loop.batch_progress.current.processed
         self._epoch = state.get(_EPOCH_KEY)
-        if seen < trainer.num_training_batches and self._epoch is not None:
-            _restore(trainer, pl_module, self._epoch)
-            iter(fetcher)
-            if self._epoch["iterator_exists"]:
-                # Lightning makes the iterator of the first epoch, which draws a number, before that begins.
-                _restore(trainer, pl_module, self._epoch)
-            for _ in range(seen):
-                next(fetcher.iterator)
+        if complete or self._epoch is None:
             _restore(trainer, pl_module, state)
+            self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
+            iter(fetcher)
             return
-        _restore(trainer, pl_module, state)
-        self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
+        _restore(trainer, pl_module, self._epoch)
         iter(fetcher)
+        if self._epoch["iterator_exists"]:
+            # Lightning makes the iterator of the first epoch, which draws a number, before that begins.
+            _restore(trainer, pl_module, self._epoch)
+        for _ in range(seen):
+            next(fetcher.iterator)
+        _restore(trainer, pl_module, state)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the random numbers where the interrupted run would have."""
