@@ -139,7 +139,7 @@ class ThroughputInferencer:
         }
         self.readers = readers
         model = read_export(path)
-        doubtful = doubts(model, [name for output in model.outputs for name in output.get_names()])
+        doubtful = doubts(model)
         model = _for_one_image(model, path)
         self._image_shape = model.input(0).partial_shape
         self._size: tuple[int, int] | None
