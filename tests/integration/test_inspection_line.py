@@ -100,6 +100,30 @@ def test_resuming_after_a_line_was_cut_off(line, folder, tmp_path):
         run_inspection(line, folder, output=output)
 
 
+def test_resuming_inspects_replaced_files_again(line, folder, tmp_path):
+    output = tmp_path / "out.jsonl"
+    run_inspection(line, folder, output=output)
+    write_image(folder / "0.png", defect=True)
+    os.utime(folder / "1.png", ns=(0, 0))
+    run_inspection(line, folder, output=output, resume=True)
+    found = [(Path(entry["image"]).name, entry["label"]) for entry in entries(output)[6:]]
+    assert found == [("0.png", True), ("1.png", True)]
+    (tmp_path / "list.txt").write_text("images/0.png\nimages/2.png")
+    (folder / "2.png").unlink()  # was inspected, and has gone on its way
+    run_inspection(line, tmp_path / "list.txt", output=output, resume=True)
+    assert len(entries(output)) == 8
+
+
+def test_white_images_are_answered_and_remarked(line, folder, tmp_path, caplog):
+    Image.fromarray(np.full((40, 60, 3), 255, np.uint8)).save(folder / "0.png")
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 0
+    white, textured = entries(tmp_path / "out.jsonl")[:2]
+    assert white == {**white, "label": True, "score": 1.0, "remarks": ["constant", "mostly white"]}
+    assert textured["remarks"] == []
+    assert white["bytes"] == (folder / "0.png").stat().st_size
+    assert "6 images, 3 with remarks" in caplog.text  # normal ones of the toy have one colour, too
+
+
 def test_overlays_are_not_inspected(line, folder, tmp_path):
     for overlays in (folder, folder / "overlays", folder.parent / "images" / ".." / "images" / "x"):
         with pytest.raises(InspectionError, match="would be inspected as well"):
@@ -171,7 +195,7 @@ def test_exit_code_and_standard_output(model, folder):
     assert len(list((folder.parent / "overlays").iterdir())) == 7
     told = errors.decode()
     assert "8.png' is skipped: it is a named pipe" in told
-    assert "8 images, 1 without a result." in told
+    assert "8 images, 1 without a result, 3 with remarks." in told
     assert "Traceback" not in told
 
 

@@ -43,7 +43,8 @@ def inspect(
         output (Path | None): File for the lines. Defaults to ``None``: the standard output.
         overlays (Path | None): Folder for pictures of the regions, not in the source. Defaults to ``None``: none.
         watch (bool): Wait for images that are added to the folder or replaced in it. Defaults to ``False``.
-        resume (bool): Go on with an output, leaving out the images that have a result. Defaults to ``False``.
+        resume (bool): Go on with an output, leaving out the images that have a result and did not change since.
+            Defaults to ``False``.
         device (str): Device of OpenVINO. Defaults to ``"CPU"``.
         hint (Literal["throughput", "latency"]): Several images at a time, or one. Defaults to ``"throughput"``.
         readers (int): Threads that read files. Defaults to ``2``.

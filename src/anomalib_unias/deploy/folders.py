@@ -9,8 +9,8 @@ from anomalib.data.utils.image import is_image_file
 
 logger = logging.getLogger(__name__)
 
-State = tuple[int, int]
-"""Size and time of the last change of a file: another state, another image."""
+State = tuple[int, float]
+"""Bytes of a file, and when it was last changed, in seconds since 1970: another state, another image."""
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -19,6 +19,18 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
+
+
+def state_of(status: os.stat_result) -> State:
+    """Take the state of a file from what the system says of it.
+
+    Args:
+        status (os.stat_result): Of the file.
+
+    Returns:
+        State: Its size and time.
+    """
+    return status.st_size, status.st_mtime
 
 
 class FolderScan:
@@ -62,7 +74,7 @@ class FolderScan:
         if not stat.S_ISREG(status.st_mode):
             self._warn(path, _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file"))
             return None
-        return status.st_size, status.st_mtime_ns
+        return state_of(status)
 
     def _warn_of_error(self, error: OSError) -> None:
         self._warn(Path(error.filename), f"not accessible ({error.strerror})")

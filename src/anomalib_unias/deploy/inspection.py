@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from anomalib_unias.deploy.errors import InspectionError
+from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.results import ResultWriter, images_with_results
 from anomalib_unias.deploy.sources import ImageSource, find_images, watch_folder
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
@@ -80,8 +81,8 @@ def run_inspection(
             Defaults to ``None``: none.
         watch (bool): Go on with images that are added to the folder or replaced in it, until SIGINT or SIGTERM.
             Defaults to ``False``.
-        resume (bool): Append to ``output``, leaving out the images that have a result there.
-            Defaults to ``False``.
+        resume (bool): Append to ``output``, leaving out the images that have a result there and whose file has not
+            changed since. Defaults to ``False``.
 
     Returns:
         int: Number of images whose last line has an ``error``, and of lines and pictures that could not be written.
@@ -106,7 +107,7 @@ def run_inspection(
         logger.warning("Stopped by a signal; all images that were begun are written.")
     elif not results.written and not done:
         logger.warning("There is no image in %s.", source)
-    if results.problems:
+    if results.problems or results.remarked:
         logger.warning("%s", results.summary())
     return results.problems
 
@@ -117,24 +118,34 @@ def _refuse_overlays_in_source(source: Path, overlays: Path | None) -> None:
         raise InspectionError(msg)
 
 
-def _images(source: Path, watch: bool, done: set[str]) -> tuple[Iterator[ImageSource | None], int | None]:
+def _images(
+    source: Path, watch: bool, done: dict[str, State | None]
+) -> tuple[Iterator[ImageSource | None], int | None]:
     """The images without those that are done, and their number if it is known."""
     if watch:
         return watch_folder(source, done=done), None
     found = find_images(source)
     if source.is_dir() or source.suffix == ".txt":
-        listed = [image for image in found if image.name not in done]
+        listed = [image for image in found if not _is_done(image, done)]
         return iter(listed), len(listed)
-    return (image for image in found if image.name not in done), None
+    return (image for image in found if not _is_done(image, done)), None
 
 
-def _results_in(output: Path | None, resume: bool) -> set[str]:
-    """Names of the images that have a result."""
+def _is_done(image: ImageSource, done: dict[str, State | None]) -> bool:
+    """Whether an image has a result. A file that is gone has not changed."""
+    if image.name not in done:
+        return False
+    before, now = done[image.name], image.state()
+    return before is None or now is None or before == now
+
+
+def _results_in(output: Path | None, resume: bool) -> dict[str, State | None]:
+    """Images that have a result."""
     if output is None:
-        return set()
+        return {}
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
-        return set()
+        return {}
     if not resume:
         msg = f"{output} exists: give --resume true to go on with it, or another file."
         raise FileExistsError(msg)

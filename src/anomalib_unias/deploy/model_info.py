@@ -180,12 +180,11 @@ def read_model_info(model: ov.Model) -> dict[str, str]:
     return {key: str(value.astype(str)) for key, value in model.get_rt_info([SECTION]).astype(dict).items()}
 
 
-def doubts(model: ov.Model, outputs: Collection[str]) -> list[str]:
+def doubts(model: ov.Model) -> list[str]:
     """Find what somebody who uses an export should know before.
 
     Args:
         model (ov.Model): As OpenVINO has read it.
-        outputs (Collection[str]): Names of its outputs.
 
     Returns:
         list[str]: Sentences, none if all is well.
@@ -197,7 +196,7 @@ def doubts(model: ov.Model, outputs: Collection[str]) -> list[str]:
             f"its description has the format {info['description_format']}, this version knows {FORMAT}: "
             "thresholds and colours may mean something else; export it again or update anomalib-unias"
         )
-    if "pred_label" not in outputs:
+    if not any("pred_label" in output.get_names() for output in model.outputs):
         found.append(
             "it was exported without thresholds, so that no image is called good or defective: validate the model "
             "(engine.validate) or train it with a CadaPostProcessor, and export it again"

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from anomalib_unias.deploy.errors import InspectionError, UnreadableImageError
+from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.overlays import draw_overlay, overlay_path
 from anomalib_unias.deploy.regions import Region, find_regions
 from anomalib_unias.deploy.throughput_inferencer import Inspected
@@ -33,12 +34,14 @@ class ResultWriter:
     Attributes:
         failed (set[str]): Images whose last result is an error.
         written (int): Number of lines so far.
+        remarked (int): Number of images of which there is something to be said.
         lost_overlays (int): Number of pictures that could not be written.
     """
 
     def __init__(self, source: Path, output: Path | None, overlays: Path | None) -> None:
         self.failed: set[str] = set()
         self.written = 0
+        self.remarked = 0
         self.lost_overlays = 0
         self._folder = source if source.is_dir() else source.parent
         self._overlays = overlays
@@ -72,8 +75,12 @@ class ResultWriter:
         # In this order: an image that has a line is not inspected again.
         if self._overlays is not None and result.pixels is not None:
             self._write_overlay(self._overlays / overlay_path(name, self._folder), result.pixels, result)
-        self._pending += json.dumps(describe(result)).encode() + b"\n"
+        entry = describe(result)
+        self._pending += json.dumps(entry).encode() + b"\n"
         self._flush()
+        if remarks := entry.get("remarks"):
+            self.remarked += 1
+            self._tell_once("Remarks", f"{name!r} is {' and '.join(remarks)}: look at camera and light.")
         self.written += 1
         if result.error is None:
             self.failed.discard(name)
@@ -115,6 +122,7 @@ class ResultWriter:
         """
         counts = {
             "without a result": len(self.failed),
+            "with remarks": self.remarked,
             "pictures that could not be written": self.lost_overlays,
             "lines that could not be written": self.lost_lines,
         }
@@ -135,8 +143,9 @@ def describe(result: Inspected) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: ``image`` and ``error``; or ``image``, ``score``, ``label`` (whether anomalous), ``boxes``
-        ``[left, top, width, height]`` and their ``area`` in pixels of the image, ``milliseconds``, and
-        ``out_of_range``. ``None`` stands for what the model does not tell.
+        ``[left, top, width, height]`` and their ``area`` in pixels of the image, ``milliseconds``,
+        ``out_of_range``, ``remarks`` on the image, and ``bytes`` and ``modified`` of its file. ``None`` stands for what
+        the model does not tell, or for no file.
     """
     if result.error is not None or result.pixels is None:
         return {"image": result.source.name, "error": str(result.error)}
@@ -149,6 +158,8 @@ def describe(result: Inspected) -> dict[str, Any]:
         "area": None if regions is None else sum(region.area for region in regions),
         "milliseconds": round(result.milliseconds, 3),
         "out_of_range": _flag(result, "out_of_range"),
+        "remarks": result.remarks,
+        **dict(zip(("bytes", "modified"), result.state or (None, None), strict=True)),
     }
 
 
@@ -160,8 +171,8 @@ def _with_a_number(result: Inspected) -> Inspected:
     return replace(result, outputs={}, pixels=None, error=error)
 
 
-def images_with_results(output: Path) -> set[str]:
-    """Read which images have a result, to leave them out.
+def images_with_results(output: Path) -> dict[str, State | None]:
+    """Read which images have a result, to leave them out. The last line of an image counts.
 
     A last line that was cut off, which is what a process that was killed can leave, is removed.
 
@@ -169,7 +180,8 @@ def images_with_results(output: Path) -> set[str]:
         output (Path): File of JSON lines, perhaps of an inspection that was killed.
 
     Returns:
-        set[str]: Names of the images.
+        dict[str, State | None]: By the names of the images, size and time of the file that was inspected, if the line
+        tells.
 
     Raises:
         InspectionError: If another line is no result.
@@ -182,7 +194,13 @@ def images_with_results(output: Path) -> set[str]:
         with output.open("r+b") as file:
             file.truncate(len(complete))
     entries = [_entry(output, number, line) for number, line in enumerate(complete.split(b"\n")[:-1], start=1)]
-    return {entry["image"] for entry in entries if "error" not in entry}
+    last = {entry["image"]: entry for entry in entries}
+    return {name: _state(entry) for name, entry in last.items() if "error" not in entry}
+
+
+def _state(entry: dict[str, Any]) -> State | None:
+    size, modified = entry.get("bytes"), entry.get("modified")
+    return (size, modified) if isinstance(size, int) and isinstance(modified, int | float) else None
 
 
 def _entry(output: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import mimetypes
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from anomalib_unias.data.reading import read_rgb, rgb_of
 from anomalib_unias.deploy.errors import UnreadableImageError
-from anomalib_unias.deploy.folders import FolderScan, State
+from anomalib_unias.deploy.folders import FolderScan, State, state_of
 
 # Containers whose header has the number of frames. For others OpenCV computes it from the duration, which may be a
 # little off.
@@ -53,6 +53,19 @@ class ImageSource:
         return (
             rgb_of(self.pixels, self.name) if isinstance(self.pixels, Image.Image) else _as_rgb(self.pixels, self.name)
         )
+
+    def state(self) -> State | None:
+        """Look at the file without reading it.
+
+        Returns:
+            State | None: Its size and time; ``None`` if the image is no file of its own, or cannot be looked at.
+        """
+        if self.pixels is not None or self.problem is not None:
+            return None
+        try:
+            return state_of(Path(self.name).stat())
+        except (OSError, ValueError):  # no file can have a zero byte in its name
+            return None
 
 
 def _as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -125,13 +138,16 @@ def _frames(path: Path) -> Iterator[ImageSource]:
         yield ImageSource(f"{path}#{number}", problem=problem)
 
 
-def watch_folder(path: Path, interval: float = 0.5, done: Collection[str] = ()) -> Iterator[ImageSource | None]:
+def watch_folder(
+    path: Path, interval: float = 0.5, done: Mapping[str, State | None] | None = None
+) -> Iterator[ImageSource | None]:
     """Report the images of a folder, and for ever those that are added or replaced.
 
     Args:
         path (Path): Folder, watched with its sub-folders.
         interval (float): Seconds between two looks. Defaults to ``0.5``.
-        done (Collection[str]): Images that are not reported as they are now. Defaults to none.
+        done (Mapping[str, State | None] | None): Images that are not reported while they have this state, or, with
+            ``None``, the one that they have now. Defaults to ``None``: none.
 
     Yields:
         ImageSource | None: Each image once it is completely written, which is when its size and time did not change
@@ -144,7 +160,8 @@ def watch_folder(path: Path, interval: float = 0.5, done: Collection[str] = ()) 
         msg = f"{path} is not a folder: only a folder can be watched."
         raise NotADirectoryError(msg)
     scan = FolderScan(path)
-    reported = {file: state for file, state in scan.images() if str(file) in done}
+    done = done or {}
+    reported = {file: done[str(file)] or state for file, state in scan.images() if str(file) in done}
     previous: dict[Path, State] = {}
     while True:
         present = dict(scan.images())

@@ -18,9 +18,11 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
+from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.input_resizing import cut_resizing, resize
 from anomalib_unias.deploy.model_info import doubts
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core, read_export
+from anomalib_unias.deploy.remarks import remarks_on
 from anomalib_unias.deploy.sources import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Inspected:
         pixels (np.ndarray | None): RGB ``(H, W, 3)``, uint8; ``None`` if the image could not be read.
         milliseconds (float): Time to read the image and to compute the answer.
         error (UnreadableImageError | None): What went wrong. Defaults to ``None``.
+        state (State | None): Size and time of the file, taken before it was read. Defaults to ``None``: no file.
     """
 
     source: ImageSource
@@ -52,6 +55,12 @@ class Inspected:
     pixels: np.ndarray | None = field(repr=False)
     milliseconds: float
     error: UnreadableImageError | None = None
+    state: State | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of the pixels, see :func:`~anomalib_unias.deploy.remarks.remarks_on`."""
+        return [] if self.pixels is None else remarks_on(self.pixels)
 
     @property
     def batch(self) -> NumpyImageBatch:
@@ -76,6 +85,7 @@ class _Read:
     network_input: np.ndarray | None
     error: UnreadableImageError | None
     milliseconds: float
+    state: State | None
 
 
 class ThroughputInferencer:
@@ -129,7 +139,7 @@ class ThroughputInferencer:
         }
         self.readers = readers
         model = read_export(path)
-        doubtful = doubts(model, [name for output in model.outputs for name in output.get_names()])
+        doubtful = doubts(model)
         model = _for_one_image(model, path)
         self._image_shape = model.input(0).partial_shape
         self._size: tuple[int, int] | None
@@ -206,7 +216,7 @@ class ThroughputInferencer:
             return Inspected(read.source, {}, None, read.milliseconds, _not_computed(read, error))
         # The request will write its next answer into the same memory.
         outputs = {name: tensor.data.copy() for name, tensor in zip(self._names, request.output_tensors, strict=True)}
-        return Inspected(read.source, outputs, read.pixels, read.milliseconds + request.latency)
+        return Inspected(read.source, outputs, read.pixels, read.milliseconds + request.latency, state=read.state)
 
     def _read_ahead(self, images: Iterable[AnyImage | None]) -> Iterator[_Read | None]:
         """Read images in threads, in their order."""
@@ -225,13 +235,15 @@ class ThroughputInferencer:
     def _read(self, image: AnyImage) -> _Read:
         started = time.perf_counter()
         source, pixels, network_input, error = _source(image), None, None, None
+        # Before it is read: a file that changes meanwhile is another one to who goes on later.
+        state = source.state()
         try:
             pixels = source.read()
             self._require_size(source, pixels)
             network_input = resize(pixels, self._size) if self._size else pixels[None]
         except UnreadableImageError as reason:
             pixels, error = None, reason
-        return _Read(source, pixels, network_input, error, 1000 * (time.perf_counter() - started))
+        return _Read(source, pixels, network_input, error, 1000 * (time.perf_counter() - started), state)
 
     def _require_size(self, source: ImageSource, pixels: np.ndarray) -> None:
         expected = self._image_shape

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_an_image_that_can_be_read_later_is_no_problem(tmp_path):
         results.write(result("a.png"))
     assert results.problems == 1
     assert "1 without a result" in results.summary()
-    assert images_with_results(tmp_path / "out.jsonl") == {"a.png"}
+    assert images_with_results(tmp_path / "out.jsonl") == {"a.png": None}
 
 
 def test_a_line_that_was_cut_off_is_removed_and_nothing_else(tmp_path, caplog):
@@ -151,12 +152,37 @@ def test_a_line_that_was_cut_off_is_removed_and_nothing_else(tmp_path, caplog):
     whole = b'{"image": "a", "score": 1}\n{"image": "b", "error": "x"}\n{"image": "c", "score": 1}\n'
     output.write_bytes(whole + b'{"image": "d", "sc')
     before = output.stat().st_ino
-    assert images_with_results(output) == {"a", "c"}
+    assert images_with_results(output).keys() == {"a", "c"}
     assert output.read_bytes() == whole
     assert output.stat().st_ino == before
     assert "cut off" in caplog.text
     output.write_bytes(b'{"image"')
-    assert images_with_results(output) == set()
+    assert images_with_results(output) == {}
+
+
+def test_the_last_line_of_an_image_counts(tmp_path):
+    output = tmp_path / "out.jsonl"
+    lines = [
+        {"image": "a", "score": 1, "bytes": 5, "modified": 1.5},
+        {"image": "a", "score": 1, "bytes": 6, "modified": 2.5},
+        {"image": "b", "score": 1, "bytes": 5, "modified": 1.5},
+        {"image": "b", "error": "replaced by nonsense"},
+    ]
+    output.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert images_with_results(output) == {"a": (6, 2.5)}
+
+
+def test_remarks_are_in_the_line_and_told_once(tmp_path, caplog):
+    with ResultWriter(tmp_path, tmp_path / "out.jsonl", None) as results:
+        for name, grey in {"a.png": 255, "b.png": 250, "c.png": None}.items():
+            pixels = PIXELS if grey is None else np.full_like(PIXELS, grey)
+            results.write(replace(result(name), pixels=pixels))
+    found = [json.loads(line)["remarks"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert found == [["constant", "mostly white"], ["constant"], []]
+    assert results.problems == 0
+    assert "3 images, 2 with remarks" in results.summary()
+    (record,) = caplog.records
+    assert "'a.png' is constant and mostly white" in record.message
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_unias.deploy import UnreadableImageError, find_images, watch_folder
+from anomalib_unias.deploy import ImageSource, UnreadableImageError, find_images, watch_folder
 
 
 def write(path):
@@ -157,7 +157,7 @@ def test_a_file_that_vanishes_is_forgotten(tmp_path):
 
 def test_watching_reports_a_replaced_file_again(tmp_path):
     first, second = write(tmp_path / "a.png"), write(tmp_path / "b.png")
-    images = watch_folder(tmp_path, interval=0, done={str(second)})
+    images = watch_folder(tmp_path, interval=0, done={str(second): None})
 
     def looks(count):
         return [image and image.name for image in itertools.islice(images, count)]
@@ -168,6 +168,14 @@ def test_watching_reports_a_replaced_file_again(tmp_path):
     assert looks(5) == [None, str(first), str(second), None, None]
     os.utime(first, ns=(0, 0))  # the same size, as of a camera that writes BMP
     assert looks(4) == [None, str(first), None, None]
+
+
+def test_watching_reports_what_was_replaced_before(tmp_path):
+    same, other = write(tmp_path / "a.png"), write(tmp_path / "b.png")
+    done = {str(file): ImageSource(str(file)).state() for file in (same, other)}
+    os.utime(other, ns=(0, 0))
+    watched = watch_folder(tmp_path, interval=0, done=done)
+    assert [image and image.name for image in itertools.islice(watched, 4)] == [None, str(other), None, None]
 
 
 def test_watching_reports_an_upload_again_that_had_paused(tmp_path):
