@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := results/demo
 PARALLEL := -n 2 --dist loadfile --max-worker-restart 0
+# A warning is an error. The variable silences a notice about the successor of mkdocs-material.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: demo test docs clean
 
@@ -28,11 +30,12 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(SITE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/unit src
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/integration
 
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(SITE)
 
 clean:
 	rm -rf $(VENV) results site

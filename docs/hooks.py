@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from griffe import Extension, Object
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -13,6 +14,16 @@ DOCUMENTS = {"README.md": "index.md", "src/anomalib_unias/models/unias/README.md
 BASES = {"index.md": "", "unias.md": "src/anomalib_unias/models/unias/"}
 # Roles of Sphinx in docstrings, which Markdown leaves as they are.
 ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):<code>~?\.*(?:[\w.]*\.)?(\w+)</code>")
+EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
+
+
+class ExampleSections(Extension):
+    """Shows examples as code: the parser of docstrings knows their section in the plural only."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        """Name the section as the parser does."""
+        if obj.docstring is not None:
+            obj.docstring.value = EXAMPLE.sub("Examples:", obj.docstring.value)
 
 
 def on_files(files: Files, config: Any) -> Files:

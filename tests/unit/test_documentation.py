@@ -6,12 +6,16 @@ import io
 import re
 import runpy
 import sys
+from importlib import import_module
 from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
 from tests.documentation import ROOT, blocks, commands
 from tests.integration.documentation_probe import ParsingCLI
+
+import anomalib_unias
+import anomalib_unias.deploy
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +52,14 @@ def test_targets_of_make_are_there():
     targets = [command.split()[1] for command in commands() if command.startswith("make ")]
     assert targets
     assert not [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("package", [anomalib_unias, anomalib_unias.deploy], ids=lambda package: package.__name__)
+def test_the_reference_has_every_public_name(package):
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = re.findall(r"^::: (.*)\.(\w+)$", reference, re.MULTILINE)
+    assert {name for name in package.__all__ if not name.startswith("_")} <= {name for _, name in described}
+    assert all(hasattr(import_module(module), name) for module, name in described)
 
 
 def test_extras_are_there():
