@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 from torchmetrics import Metric
 
@@ -47,20 +48,60 @@ class QuantizableExport(ExportMixin):
         describe_export(path, self)  # type: ignore[arg-type]
         return path
 
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
         """Export to OpenVINO, with a description that OpenVINO's Model API and Model Server read.
 
         Args:
             export_root (Path | str): Folder.
-            *args (Any): See anomalib.
-            **kwargs (Any): See anomalib.
+            model_file_name (str): Name of the file without suffix. Defaults to ``"model"``.
+            input_size (tuple[int, int] | None): Height and width of all images. Defaults to ``None``: any.
+            compression_type (CompressionType | None): Precision. Defaults to ``None``: full.
+            datamodule (AnomalibDataModule | None): Images for ``INT8_PTQ`` and ``INT8_ACQ``. Defaults to ``None``.
+            metric (Metric | None): What ``INT8_ACQ`` keeps. Defaults to ``None``: the F1 score of images.
+            task (TaskType | None): Not used. Defaults to ``None``.
+            max_drop (float): Largest loss of the metric, in [0, 1]. Defaults to ``0.01``.
+            ov_kwargs (dict[str, Any] | None): For ``openvino.convert_model``. Defaults to ``None``.
+            onnx_kwargs (dict[str, Any] | None): For :meth:`to_onnx`. Defaults to ``None``.
 
         Returns:
             Path: The file ``*.xml``.
+
+        Raises:
+            ValueError: If quantisation has no images, or ``max_drop`` is out of its range.
         """
         from anomalib_unias.deploy.model_info import describe_export
 
-        path = super().to_openvino(export_root, *args, **kwargs)
+        # Said before the export, which takes long.
+        if compression_type in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            _require(datamodule)
+        if compression_type == CompressionType.INT8_ACQ:
+            from anomalib_unias.deploy.quantization import check_max_drop
+
+            check_max_drop(max_drop)
+        path = super().to_openvino(
+            export_root,
+            model_file_name,
+            input_size,
+            compression_type,
+            datamodule,
+            metric,
+            task,
+            max_drop,
+            ov_kwargs,
+            onnx_kwargs,
+        )
         describe_export(path, self)  # type: ignore[arg-type]
         return path
 
