@@ -37,7 +37,7 @@ def test_three_models_three_seeds(config):
 @pytest.mark.parametrize("config", CONFIGS[:1], ids=lambda path: path.stem)
 def test_one_step_of_each(config, tmp_path, monkeypatch, write_category):
     for category in ("plate", "lid"):
-        write_category(tmp_path / "data", category)
+        write_category(tmp_path / "data", category, train=2, good=2, defective=2)
     content = yaml.safe_load(config.read_text())
     content["accelerator"] = ["cpu"]
     benchmark = content["benchmark"]

@@ -29,11 +29,9 @@ write_toy_model = runpy.run_path(str(TOY))["write_toy_model"]
 # Height and width of all images; the network takes another size.
 SIZE = (90, 120)
 BLUE = torch.tensor([-0.6, 0.1, 1.0])
-EXPORTS = {
-    "any_size_fp32": (None, None),
-    "any_size_int8": (None, CompressionType.INT8),
-    "one_size_fp16": (SIZE, CompressionType.FP16),
-}
+SIZES = {"any_size": None, "one_size": SIZE}
+PRECISIONS = {"fp32": None, "fp16": CompressionType.FP16, "int8": CompressionType.INT8}
+EXPORTS = [f"{size}_{precision}" for size in SIZES for precision in PRECISIONS]
 
 
 def recolour(path) -> None:
@@ -109,11 +107,18 @@ def model(files):
 
 @pytest.fixture(scope="module")
 def exports(model, tmp_path_factory):
+    """The precisions of a size share the slow step."""
     folder = tmp_path_factory.mktemp("exports")
-    return {
-        name: model.to_openvino(folder, name, input_size=size, compression_type=compression)
-        for name, (size, compression) in EXPORTS.items()
-    }
+    paths = {}
+    for name, size in SIZES.items():
+        onnx_file = model.to_onnx(folder, name, size)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BlueDetector, "to_onnx", lambda *_args, file=onnx_file, **_options: file)
+            for precision, compression in PRECISIONS.items():
+                paths[f"{name}_{precision}"] = model.to_openvino(
+                    folder, f"{name}_{precision}", input_size=size, compression_type=compression
+                )
+    return paths
 
 
 @cache

@@ -4,6 +4,8 @@ import ast
 from pathlib import Path
 from runpy import run_path
 
+from tests.documentation import blocks
+
 from anomalib_unias import UniASLite
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "from_patchcore"
@@ -22,6 +24,14 @@ def test_five_lines_are_others():
     before, after = code("before.py"), code("after.py")
     assert len([line for line in after if line not in before]) <= 5
     assert len([line for line in before if line not in after]) <= 5
+
+
+def test_the_guide_shows_these_lines():
+    (shown,) = blocks("diff")
+    before, after = ((EXAMPLE / name).read_text(encoding="utf-8").splitlines() for name in ("before.py", "after.py"))
+    without_title = [set(lines[3:]) for lines in (before, after)]
+    for sign, own, others in (("-", *without_title), ("+", *reversed(without_title))):
+        assert {line[1:] for line in shown.splitlines() if line.startswith(sign)} == own - others
 
 
 def test_one_model_for_all_products(tmp_path, write_category):
