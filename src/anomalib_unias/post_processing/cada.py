@@ -258,15 +258,12 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
         """
-        self._require_calibration()
+        if self.calibration is None:
+            raise MissingCalibrationError
         processed = super().forward(predictions)
         if not self.report_out_of_range:
             return processed
         return FlaggedBatch(*processed, out_of_range=cast("Tensor", self._last.unfamiliar))
-
-    def _require_calibration(self) -> None:
-        if self.calibration is None:
-            raise MissingCalibrationError
 
     # Life cycle
 
@@ -369,7 +366,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
         """
-        self._require_calibration()
+        if self.calibration is None:
+            raise MissingCalibrationError
         super().on_test_start(trainer, pl_module)
         self.unfamiliar = []
 
