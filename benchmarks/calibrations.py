@@ -17,6 +17,7 @@ from anomalib_unias import CadaPostProcessor
 from anomalib_unias.metrics import FalseAlarmThreshold
 from anomalib_unias.post_processing.calibration import Calibration, ImageScore, Prediction, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
+from anomalib_unias.post_processing.calibration_run import CalibrationRun
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
 from anomalib_unias.post_processing.fitting import fit_calibration, own_influence
 from anomalib_unias.post_processing.levels import LevelCalibration
@@ -53,8 +54,9 @@ class Recorder(CadaPostProcessor):
         started = time.perf_counter()
         super().on_train_end(trainer, pl_module)
         self.levels = fit_calibration(self.data, replace(self.options(), **_VARIANTS[DEFAULT]))
-        training, held_out = self._images(trainer).values()
-        self._set_powers(self.levels, ModelRuns(trainer, pl_module, self._tap), held_out, training)
+        run = CalibrationRun(self, trainer)
+        training, held_out = run.images().values()
+        run.set_powers(self.levels, ModelRuns(trainer, pl_module, self.tap), held_out, training)
         self.seconds = time.perf_counter() - started
 
     def fit(self, data: CalibrationData) -> Calibration:

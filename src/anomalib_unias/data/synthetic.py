@@ -1,4 +1,4 @@
-"""The data set that is built in: rendered products with rendered defects, no download."""
+"""The data set that is built in: products and defects made by a program, no download."""
 
 from pathlib import Path
 
@@ -7,26 +7,24 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
-from .rendering.library import Recipe, ensure_library
-from .rendering.sample import SCENES
+from .built_in.library import Recipe, ensure_library
+from .built_in.products import PRODUCTS
 
 
 class SyntheticProducts(MVTecAD):
-    """Four synthetic products with synthetic defects, rendered on the first use.
+    """Four synthetic products with synthetic defects, made on the first use.
 
-    For trying things out and for tests: the pictures are drawn by a program, so results on them say
-    nothing about real products. The textures ``brick`` and ``gravel`` are views of photographs that
-    scikit-image ships; ``circuit_board`` and ``flange`` are rendered. Position, light, focus and
-    noise vary; each category has five or six kinds of defects, many of them small or of low contrast,
-    with exact masks.
+    For trying things out and for tests: results on them say nothing about real products. The textures ``brick`` and
+    ``gravel`` are views of photographs that scikit-image ships; ``circuit_board`` and ``flange`` are drawn. Position,
+    light, focus and noise vary. The defects are those of :class:`~.synthetic_defects.SyntheticDefects`, by shape:
+    ``large``, ``patch``, ``piece``, ``spot``, ``stroke``; many are small or of low contrast.
 
     The pictures are RGB, 256x256, in the layout of MVTec AD, so that ``MVTecAD(root=..., category=...)``
     reads them too. The same ``render_seed`` gives the same files, byte by byte, on the same machine
     with the same versions of the libraries. All categories are written at once.
 
     Args:
-        root: Folder of the data set. Written if it is missing, replaced if it was rendered from another
-            recipe, an error if it holds anything else.
+        root: Folder of the data set. Written if it is missing or empty, an error if it holds anything else.
             Defaults to ``None``: a folder for this recipe below anomalib's cache of data sets.
         category: One of ``CATEGORIES``.
             Defaults to ``"brick"``.
@@ -77,7 +75,7 @@ class SyntheticProducts(MVTecAD):
         'flange'
     """
 
-    CATEGORIES: tuple[str, ...] = tuple(SCENES)
+    CATEGORIES: tuple[str, ...] = tuple(PRODUCTS)
 
     def __init__(
         self,
@@ -123,10 +121,10 @@ class SyntheticProducts(MVTecAD):
         )
 
     def prepare_data(self) -> None:
-        """Render all categories, unless they are there already.
+        """Make all categories, unless they are there already.
 
         Raises:
-            FileExistsError: ``root`` holds files that are not of this data set; they are left alone.
+            FileExistsError: ``root`` holds anything else, pictures of another recipe too. It is left alone.
             ImportError: scikit-image is not installed.
             NotADirectoryError: ``root`` is a file.
         """

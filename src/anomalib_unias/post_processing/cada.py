@@ -8,69 +8,36 @@ import logging
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
-import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch, ImageBatch, InferenceBatch
-from anomalib.data.utils import ValSplitMode
+from anomalib.data import Batch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from anomalib_unias.callbacks import TrainingData
-from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
-
-from .calibration import Calibration, ImageScore, calibrate
-from .calibration_data import CalibrationData, CalibrationDataError, at_most, evaluated_like, normal_images
-from .checkpoint_files import load_best_weights, rewrite_checkpoints
+from .calibration import Calibration, FlaggedBatch, ImageScore, MissingCalibrationError, calibrate
+from .calibration_data import CalibrationData
+from .calibration_run import CalibrationRun
 from .encoders import FeatureTap, find_feature_layer
 from .fitting import (
+    OPTIONS,
     CalibrationOptions,
     Predictor,
+    Targets,
     Variant,
     empty_calibration,
     fit_calibration,
-    own_influence,
     specification,
 )
 from .levels import LevelCalibration
-from .life_cycle import validate_again, watch_for_owner
-from .model_runs import ModelRuns
+from .life_cycle import watch_for_owner
 from .order_preserving import OrderPreservingPostProcessor
 from .published import Statistics
-from .selection import POWERS, choose_map_power
 
 logger = logging.getLogger(__name__)
 
-Targets = Literal["training", "held_out", "validation"]
-
-# Kinds of images and levels of scores are known well enough from as many.
-_MOST_IMAGES = 4096
-
 # Lightning builds a model from a checkpoint with this function if the hyper-parameters name it.
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
-
-
-class MissingCalibrationError(RuntimeError):
-    """A model with CADA is used before it has been calibrated."""
-
-
-class FlaggedBatch(NamedTuple):
-    """Predictions as anomalib's ``InferenceBatch``, and which images are of another kind than all training images.
-
-    Attributes:
-        pred_score: ``(B,)``, in (0, 1).
-        pred_label: ``(B,)`` bool.
-        anomaly_map: ``(B, 1, H, W)``, in (0, 1).
-        pred_mask: ``(B, 1, H, W)`` bool.
-        out_of_range: ``(B,)`` bool.
-    """
-
-    pred_score: Tensor | None
-    pred_label: Tensor | None
-    anomaly_map: Tensor | None
-    pred_mask: Tensor | None
-    out_of_range: Tensor
 
 
 @dataclass
@@ -132,6 +99,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
 
     Attributes:
         unfamiliar (list[str]): Images of the last validation, test or prediction that are unlike all training images.
+        tap (FeatureTap): What it hooks into the encoder.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -198,48 +166,21 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self.batch_size = batch_size
         self.report_out_of_range = report_out_of_range
         self.seed = seed
-        self._check_arguments()
+        self.options()  # checks them
 
         self.calibration: Calibration | None = None
         self.unfamiliar: list[str] = []
-        self._tap = FeatureTap()
+        self.tap = FeatureTap()
         self._categories: Sequence[str] | None = None
         self._last = _LastBatch()
         self._owner: weakref.ref[AnomalibModule] | None = None
         watch_for_owner(self)
 
-    def _check_arguments(self) -> None:
-        choices = {
-            "variant": ("cada", "cada_b", "cada_a"),
-            "predictor": ("clusters", "regressor"),
-            "statistics": ("max", "std"),
-            "targets": ("training", "held_out", "validation"),
-            "image_score": (None, "top", "max", "model"),
-            "convolutions": (0, 1, 2),
-            "linear_layers": (1, 2, 3),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                msg = f"{name} is one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
-                raise ValueError(msg)
-        if self.map_power is not None and not 0 <= self.map_power <= 1:
-            msg = f"map_power is between 0 and 1, or None for the best of {POWERS}, got {self.map_power}."
-            raise ValueError(msg)
-        if not 0 <= self.score_power <= 1:
-            msg = f"score_power is between 0 and 1, got {self.score_power}."
-            raise ValueError(msg)
-        if not 0 < self.held_out_fraction < 1:
-            msg = f"held_out_fraction is between 0 and 1, got {self.held_out_fraction}."
-            raise ValueError(msg)
-
     # What is kept in a checkpoint
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        own = ("variant", "targets", "held_out_fraction", "image_score", "feature_layer", "predictor", "statistics")
-        powers = ("map_power", "score_power")
-        head = ("convolutions", "linear_layers", "hidden_dim", "dropout", "learning_rate", "max_steps", "batch_size")
-        return (*super()._checkpoint_config_keys, *own, *powers, *head, "report_out_of_range", "seed")
+        return (*super()._checkpoint_config_keys, *OPTIONS, "feature_layer", "report_out_of_range")
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Get plain data to persist in a checkpoint: arguments, and the shape of the calibration.
@@ -277,30 +218,31 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             model.register_forward_pre_hook(self._clear)
         if self._calibrate not in model._forward_hooks.values():
             model.register_forward_hook(self._calibrate)
-        if self._tap not in layer._forward_hooks.values():
-            layer.register_forward_hook(self._tap)
+        if self.tap not in layer._forward_hooks.values():
+            layer.register_forward_hook(self.tap)
 
     def _clear(self, model: nn.Module, inputs: Any) -> None:
         del model, inputs
-        self._tap.clear()
+        self.tap.clear()
 
     def _calibrate(self, model: nn.Module, inputs: Any, output: Any) -> InferenceBatch | None:
         """Replace the output of the model in eval mode."""
         del inputs
         if model.training or self.calibration is None:
-            self._tap.clear()
+            self.tap.clear()
             return None
         categories, self._categories = self._categories, None
-        prediction = self.calibration(self._tap.take(output.anomaly_map.shape[0]), categories)
+        prediction = self.calibration(self.tap.take(output.anomaly_map.shape[0]), categories)
         self._last.unfamiliar = prediction.unfamiliar
-        return calibrate(output, prediction, self._source_of_score)
+        return calibrate(output, prediction, self.source_of_score)
 
     @property
     def _validation_counts(self) -> bool:
         return self.targets == "training"
 
     @property
-    def _source_of_score(self) -> ImageScore:
+    def source_of_score(self) -> ImageScore:
+        """Where image scores come from, ``image_score`` with its default resolved."""
         by_clusters = isinstance(self.calibration, LevelCalibration)
         return self.image_score or ("model" if by_clusters else "top")
 
@@ -316,20 +258,12 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
         """
-        self._require_calibration()
+        if self.calibration is None:
+            raise MissingCalibrationError
         processed = super().forward(predictions)
         if not self.report_out_of_range:
             return processed
         return FlaggedBatch(*processed, out_of_range=cast("Tensor", self._last.unfamiliar))
-
-    def _require_calibration(self) -> None:
-        if self.calibration is None:
-            msg = (
-                "This model has a CadaPostProcessor that has not been calibrated. It is calibrated at the end of "
-                "engine.fit; a checkpoint that was written earlier in a run is not. Fit the model, resume the run "
-                "(engine.fit(..., ckpt_path=...)), or take the checkpoint of its end."
-            )
-            raise MissingCalibrationError(msg)
 
     # Life cycle
 
@@ -351,28 +285,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         pl_module.hparams["_instantiator"] = _INSTANTIATOR
         pl_module.hparams["post_processor"] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
         if stage == "fit":
-            self._prepare_targets(trainer)
-
-    def _prepare_targets(self, trainer: Trainer) -> None:
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.targets == "training":
-            return
-        if not isinstance(datamodule, AnomalibDataModule):
-            msg = (
-                f"targets={self.targets!r} needs a datamodule of anomalib. Give one to fit, or use targets='training'."
-            )
-            raise CalibrationDataError(msg)
-        if self.targets == "held_out":
-            self._hold_out(trainer)
-        elif getattr(datamodule, "validates_on_test", datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST):
-            msg = (
-                "targets='validation' with a validation set that is the test set: that would calibrate on test images. "
-                "Set val_split_mode of the datamodule to 'from_train' or 'synthetic', or use targets='held_out'."
-            )
-            raise CalibrationDataError(msg)
-
-    def _hold_out(self, trainer: Trainer) -> AnomalibDataset:
-        return TrainingData.of(trainer).hold_out(trainer, self.held_out_fraction, self.seed)
+            CalibrationRun(self, trainer).prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the calibration of a resumed run: the model is going to change."""
@@ -389,21 +302,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         Raises:
             CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
         """
-        module = cast("AnomalibModule", pl_module)
-        step = load_best_weights(trainer, module)
-        runs = ModelRuns(trainer, module, self._tap)
-        images = self._images(trainer)
-        *_, unseen = images.values()  # the training images themselves if targets="training"
-        data = runs.collect(images, keep_maps=self.options().needs_maps)
-        self.calibration = self.fit(data).to(module.device)
-        if isinstance(self.calibration, LevelCalibration):
-            self._set_powers(self.calibration, runs, unseen, images["training"])
-        logger.info("CADA calibrated with %d normal images (%s).", len(data), self.targets)
-        validate_again(trainer)
-        if self.threshold == "false_alarm_rate" and self.targets != "training":
-            self._take_thresholds(runs, unseen, own_influence(self.calibration, data))
-        rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
-        logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
+        CalibrationRun(self, trainer).calibrate(cast("AnomalibModule", pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate a model whose training was complete already, by a run that was stopped before it was calibrated.
@@ -433,91 +332,33 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
 
         Returns:
             CalibrationOptions: From the arguments.
+
+        Raises:
+            ValueError: If one is out of its range.
         """
-        return CalibrationOptions(
-            variant=self.variant,
-            predictor=self.predictor,
-            statistics=self.statistics,
-            convolutions=self.convolutions,
-            linear_layers=self.linear_layers,
-            hidden_dim=self.hidden_dim,
-            dropout=self.dropout,
-            learning_rate=self.learning_rate,
-            max_steps=self.max_steps,
-            batch_size=self.batch_size,
-            seed=self.seed,
-        )
+        return CalibrationOptions(**{name: getattr(self, name) for name in OPTIONS})
 
-    def _complete(self, checkpoint: dict[str, Any]) -> None:
-        """Put the calibration into a checkpoint that was written before there was one."""
-        checkpoint["anomalib_post_processor_config"] = self.checkpoint_config()
-        if self.state_key in checkpoint.get("callbacks", {}):
-            checkpoint["callbacks"][self.state_key] = self.state_dict()
+    def set_thresholds(self, image: Tensor, pixel: Tensor) -> None:
+        """Set the thresholds of raw scores.
 
-    def _images(self, trainer: Trainer) -> dict[str, AnomalibDataset]:
-        """Training images and unseen ones, as they are evaluated."""
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        example = getattr(datamodule, "val_data", None) or getattr(datamodule, "test_data", None)
-        images = {"training": evaluated_like(TrainingData.of(trainer).images(trainer), example)}
-        if self.targets == "held_out":
-            images["held-out"] = evaluated_like(self._hold_out(trainer), example)
-        elif self.targets == "validation":
-            images["validation"] = normal_images(datamodule.val_data)
-        if not self.options().by_clusters:
-            return images
-        return {name: at_most(_MOST_IMAGES, dataset, self.seed) for name, dataset in images.items()}
-
-    def _set_powers(
-        self, calibration: LevelCalibration, runs: ModelRuns, normal: AnomalibDataset, source: AnomalibDataset
-    ) -> None:
-        """Say how far maps and image scores are calibrated."""
-        power = self.map_power
-        if power is None and len(calibration.clusters) > 1:
-            examples = runs.examples(normal, source, calibration.clusters, self.seed)
-            power = choose_map_power(examples, calibration.map_levels.cpu(), calibration.map_logarithm)
-        calibration.map_power.fill_(0.0 if power is None else power)
-        calibration.score_power.fill_(self.score_power)
-
-    def _take_thresholds(self, runs: ModelRuns, unseen: AnomalibDataset, influence: Tensor) -> None:
-        """Take thresholds from normal images that neither the model nor, as far as one can, the calibration knows."""
-        calibration = cast("Calibration", self.calibration)
-        scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=self.false_alarm_rate)
-        pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=self.false_alarm_rate)
-        first = 0
-        for batch, (features, output) in runs.outputs(unseen, "thresholds"):
-            categories = getattr(batch, "category", None)
-            calibrated = calibrate(output, calibration(features, categories), self._source_of_score)
-            score = cast("Tensor", calibrated.pred_score).flatten().cpu()
-            rows = slice(first, first + len(score))
-            first += len(score)
-            if isinstance(calibration, LevelCalibration) and self._source_of_score == "model":
-                score = calibration.raised(score, influence[rows])
-            self.widen_range(calibrated)
-            normal = ImageBatch(
-                image=batch.image,
-                gt_label=torch.zeros(len(score), dtype=torch.bool),
-                pred_score=score,
-                anomaly_map=calibrated.anomaly_map,
-            )
-            for metric in (scores, pixels):
-                metric.update(normal)
-        self._image_threshold.copy_(scores.compute())
-        self._pixel_threshold.copy_(pixels.compute())
+        Args:
+            image (Tensor): Of image scores, ``()``.
+            pixel (Tensor): Of the anomaly map, ``()``.
+        """
+        self._image_threshold.copy_(image)
+        self._pixel_threshold.copy_(pixel)
 
     # Batches
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Note the categories of a batch, for CaDA-A."""
-        del trainer, pl_module, args
+        del trainer, pl_module, batch_idx, dataloader_idx
         self._categories = getattr(batch, "category", None)
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
-        """Note the categories of a batch, for CaDA-A."""
-        self.on_validation_batch_start(trainer, pl_module, batch, *args)
-
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
-        """Note the categories of a batch, for CaDA-A."""
-        self.on_validation_batch_start(trainer, pl_module, batch, *args)
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to test without calibration.
@@ -525,17 +366,12 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
         """
-        self._require_calibration()
+        if self.calibration is None:
+            raise MissingCalibrationError
         super().on_test_start(trainer, pl_module)
         self.unfamiliar = []
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to predict without calibration.
-
-        Raises:
-            MissingCalibrationError: If the model has not been calibrated.
-        """
-        self.on_test_start(trainer, pl_module)
+    on_predict_start = on_test_start
 
     def post_process_batch(self, batch: Batch) -> None:
         """Normalise a batch, and note the images that are unlike all training images.
@@ -553,13 +389,11 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         """Warn about images that are unlike all training images."""
         del trainer, pl_module
         if self.unfamiliar:
+            shown = [*self.unfamiliar[:3], "..."][: len(self.unfamiliar)]
             logger.warning(
-                "%d images are unlike all images that CADA was calibrated with, their scores may be off: %s%s",
+                "%d images are unlike all images that CADA was calibrated with, their scores may be off: %s",
                 len(self.unfamiliar),
-                ", ".join(self.unfamiliar[:3]),
-                ", ..." if len(self.unfamiliar) > 3 else "",
+                ", ".join(shown),
             )
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about images that are unlike all training images."""
-        self.on_test_end(trainer, pl_module)
+    on_predict_end = on_test_end

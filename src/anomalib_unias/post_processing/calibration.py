@@ -21,6 +21,17 @@ _SHARE_OF_TOP = 100
 _UNFAMILIAR = 2.0
 
 
+class MissingCalibrationError(RuntimeError):
+    """A model with CADA is used before it has been calibrated."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This model has a CadaPostProcessor that has not been calibrated. It is calibrated at the end of "
+            "engine.fit; a checkpoint that was written earlier in a run is not. Fit the model, resume the run "
+            "(engine.fit(..., ckpt_path=...)), or take the checkpoint of its end."
+        )
+
+
 class Prediction(NamedTuple):
     """How the scores of images are calibrated: ``(score - offset) / scale``.
 
@@ -37,6 +48,24 @@ class Prediction(NamedTuple):
     score_offset: Tensor
     score_scale: Tensor
     unfamiliar: Tensor
+
+
+class FlaggedBatch(NamedTuple):
+    """Predictions as anomalib's ``InferenceBatch``, and which images are of another kind than all training images.
+
+    Attributes:
+        pred_score: ``(B,)``, in (0, 1).
+        pred_label: ``(B,)`` bool.
+        anomaly_map: ``(B, 1, H, W)``, in (0, 1).
+        pred_mask: ``(B, 1, H, W)`` bool.
+        out_of_range: ``(B,)`` bool.
+    """
+
+    pred_score: Tensor | None
+    pred_label: Tensor | None
+    anomaly_map: Tensor | None
+    pred_mask: Tensor | None
+    out_of_range: Tensor
 
 
 def calibrate(output: InferenceBatch, prediction: Prediction, image_score: ImageScore) -> InferenceBatch:

@@ -1,26 +1,28 @@
 """Fits a calibration to the statistics of normal images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
 
-from .calibration import Calibration
+from .calibration import Calibration, ImageScore
 from .calibration_data import CalibrationData, CalibrationDataError
 from .clusters import ImageClusters
 from .levels import ClusterMeans, LevelCalibration
 from .published import ClassifierCalibration, RegressorCalibration, Statistics, StatisticsCalibration, TableCalibration
 from .regression import category_table, smooth_l1, train_head
+from .selection import POWERS
 
 # Products of one model do not differ by as much as this.
 _SMALLEST_SHARE = 1e-3
 
 Variant = Literal["cada", "cada_b", "cada_a"]
 Predictor = Literal["clusters", "regressor"]
+Targets = Literal["training", "held_out", "validation"]
 
 _CLASSES: dict[str, type[Calibration]] = {
     kind.__name__: kind for kind in (ClassifierCalibration, LevelCalibration, RegressorCalibration, TableCalibration)
@@ -33,7 +35,12 @@ class CalibrationOptions:
 
     variant: Variant
     predictor: Predictor
+    map_power: float | None
+    score_power: float
     statistics: Statistics
+    targets: Targets
+    held_out_fraction: float
+    image_score: ImageScore | None
     convolutions: int
     linear_layers: int
     hidden_dim: int
@@ -42,6 +49,30 @@ class CalibrationOptions:
     max_steps: int
     batch_size: int
     seed: int
+
+    def __post_init__(self) -> None:
+        choices = {
+            "variant": get_args(Variant),
+            "predictor": get_args(Predictor),
+            "statistics": get_args(Statistics),
+            "targets": get_args(Targets),
+            "image_score": (None, *get_args(ImageScore)),
+            "convolutions": (0, 1, 2),
+            "linear_layers": (1, 2, 3),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                msg = f"{name} is one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        if self.map_power is not None and not 0 <= self.map_power <= 1:
+            msg = f"map_power is between 0 and 1, or None for the best of {POWERS}, got {self.map_power}."
+            raise ValueError(msg)
+        if not 0 <= self.score_power <= 1:
+            msg = f"score_power is between 0 and 1, got {self.score_power}."
+            raise ValueError(msg)
+        if not 0 < self.held_out_fraction < 1:
+            msg = f"held_out_fraction is between 0 and 1, got {self.held_out_fraction}."
+            raise ValueError(msg)
 
     def head(self, channels: int) -> dict[str, Any]:
         """Arguments of the network of the paper on feature maps with so many channels, but for its outputs."""
@@ -57,6 +88,10 @@ class CalibrationOptions:
     def by_clusters(self) -> bool:
         """Whether the default calibration is fitted, for which a sample of the images is enough."""
         return self.variant == "cada" and self.predictor == "clusters"
+
+
+OPTIONS = tuple(field.name for field in fields(CalibrationOptions))
+"""Names of the options, which are arguments of :class:`~anomalib_unias.CadaPostProcessor` too."""
 
 
 def fit_calibration(data: CalibrationData, options: CalibrationOptions) -> Calibration:

@@ -9,7 +9,7 @@ from anomalib.data.utils import ValSplitMode
 from torchvision.transforms.v2 import Identity
 
 from anomalib_unias.data import SyntheticProducts, UnifiedDataModule
-from anomalib_unias.data.rendering import library
+from anomalib_unias.data.built_in import library
 
 CONFIG = Path(__file__).parents[3] / "configs" / "data" / "synthetic_products.yaml"
 COUNTS = {"train_good": 4, "test_good": 2, "test_defective": 2}

@@ -6,6 +6,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor
 
+from anomalib_unias import CadaPostProcessor
 from anomalib_unias.post_processing.calibration import calibrate
 from anomalib_unias.post_processing.calibration_data import (
     CalibrationData,
@@ -29,20 +30,7 @@ LEVELS = torch.tensor([[0.1, 0.5], [1.0, 9.0], [4.0, 6.0]])
 
 
 def options(**changes: object) -> CalibrationOptions:
-    defaults = {
-        "variant": "cada",
-        "predictor": "clusters",
-        "statistics": "max",
-        "convolutions": 1,
-        "linear_layers": 2,
-        "hidden_dim": 32,
-        "dropout": 0.25,
-        "learning_rate": 5e-2,
-        "max_steps": 300,
-        "batch_size": 16,
-        "seed": 0,
-    }
-    return CalibrationOptions(**(defaults | changes))
+    return CadaPostProcessor(**({"hidden_dim": 32, "max_steps": 300} | changes)).options()  # type: ignore[arg-type]
 
 
 def feature_map(product: Tensor, generator: torch.Generator) -> Tensor:

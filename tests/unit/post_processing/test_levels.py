@@ -5,26 +5,15 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor
 
+from anomalib_unias import CadaPostProcessor
 from anomalib_unias.post_processing.calibration import calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData
 from anomalib_unias.post_processing.clusters import ImageClusters
-from anomalib_unias.post_processing.fitting import CalibrationOptions, fit_calibration, own_influence
+from anomalib_unias.post_processing.fitting import fit_calibration, own_influence
 from anomalib_unias.post_processing.levels import ClusterMeans, LevelCalibration
 from anomalib_unias.post_processing.selection import Examples, choose_map_power
 
-OPTIONS = CalibrationOptions(
-    variant="cada",
-    predictor="clusters",
-    statistics="max",
-    convolutions=1,
-    linear_layers=2,
-    hidden_dim=8,
-    dropout=0.0,
-    learning_rate=0.05,
-    max_steps=1,
-    batch_size=4,
-    seed=0,
-)
+OPTIONS = CadaPostProcessor().options()
 
 
 def products(count: int, images: int, seed: int = 0, noise: float = 0.15) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Pairs of a normal image and the same image with a synthetic defect."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import resize
 
 from .fills import FILLS, Scene, moved
-from .shapes import SHAPES, log_uniform
+from .shapes import SHAPES, Shape, log_uniform
 
 # A pixel belongs to the defect if its colours change by this much, on average.
 _VISIBLE = 0.02
@@ -116,7 +117,9 @@ def varied(image: NDArray, rng: np.random.Generator) -> NDArray:
     return np.clip(turned * (1 + rng.uniform(-0.1, 0.1)), 0, 1).astype(np.float32)
 
 
-def with_defect(normal: NDArray, same: NDArray, other: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def with_defect(
+    normal: NDArray, same: NDArray, other: NDArray, rng: np.random.Generator, shapes: Mapping[Shape, float] = SHAPES
+) -> tuple[NDArray, NDArray]:
     """Lay a defect over a normal image.
 
     Args:
@@ -124,13 +127,14 @@ def with_defect(normal: NDArray, same: NDArray, other: NDArray, rng: np.random.G
         same (NDArray): Another normal image of the same category.
         other (NDArray): A normal image of any category.
         rng (np.random.Generator): Random numbers.
+        shapes (Mapping[Shape, float]): Which ones are drawn, and how often. Defaults to ``SHAPES``.
 
     Returns:
         tuple[NDArray, NDArray]: The image ``(H, W, 3)``, in [0, 1], and its mask ``(H, W)``, boolean. The mask is empty
         if no defect was visible after some tries, as on an image of one colour.
     """
     for _ in range(_TRIES):
-        mask = _draw_mask(normal.shape[:2], rng)
+        mask = _draw_mask(normal.shape[:2], shapes, rng)
         fill = _choose(FILLS, rng)(Scene(normal, mask, same, other, rng))
         opacity = log_uniform(_FAINTEST, 1, rng)
         image = np.clip(normal + opacity * mask[..., None] * (fill - normal), 0, 1).astype(np.float32)
@@ -144,15 +148,15 @@ def with_defect(normal: NDArray, same: NDArray, other: NDArray, rng: np.random.G
     return normal, np.zeros(normal.shape[:2], bool)
 
 
-def _draw_mask(size: tuple[int, ...], rng: np.random.Generator) -> NDArray:
+def _draw_mask(size: tuple[int, ...], shapes: Mapping[Shape, float], rng: np.random.Generator) -> NDArray:
     """One to three shapes of a kind, with a soft edge more often than not."""
-    shape = _choose(SHAPES, rng)
+    shape = _choose(shapes, rng)
     masks = [shape(*size, rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
     mask = np.max(masks, axis=0)
     return cv2.GaussianBlur(mask, (0, 0), log_uniform(0.5, 2.5, rng)) if rng.random() < 0.7 else mask
 
 
-def _choose(weighted: dict[Any, float], rng: np.random.Generator) -> Any:
+def _choose(weighted: Mapping[Any, float], rng: np.random.Generator) -> Any:
     return list(weighted)[rng.choice(len(weighted), p=list(weighted.values()))]
 
 

@@ -1,0 +1,165 @@
+"""Calibrates a model at the end of its training."""
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch
+from anomalib.data.utils import ValSplitMode
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from anomalib_unias.callbacks import TrainingData
+from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
+
+from .calibration import Calibration, calibrate
+from .calibration_data import CalibrationDataError, at_most, evaluated_like, normal_images
+from .checkpoint_files import load_best_weights, rewrite_checkpoints
+from .fitting import own_influence
+from .levels import LevelCalibration
+from .life_cycle import validate_again
+from .model_runs import ModelRuns
+from .selection import choose_map_power
+
+if TYPE_CHECKING:
+    from .cada import CadaPostProcessor
+
+logger = logging.getLogger(__name__)
+
+# Kinds of images and levels of scores are known well enough from as many.
+_MOST_IMAGES = 4096
+
+
+class CalibrationRun:
+    """The calibration of one model in one run: which images, and what is done with them.
+
+    Args:
+        post_processor (CadaPostProcessor): Gets the calibration, thresholds and ranges.
+        trainer (Trainer): Of the run.
+    """
+
+    def __init__(self, post_processor: "CadaPostProcessor", trainer: Trainer) -> None:
+        self._post_processor = post_processor
+        self._trainer = trainer
+        self._datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+
+    def prepare(self) -> None:
+        """Hold images out, before the training.
+
+        Raises:
+            CalibrationDataError: If there is no datamodule, or no validation images of their own.
+            HeldOutError: If a category has a single normal image.
+        """
+        targets, datamodule = self._post_processor.targets, self._datamodule
+        if targets == "training":
+            return
+        if not isinstance(datamodule, AnomalibDataModule):
+            msg = f"targets={targets!r} needs a datamodule of anomalib. Give one to fit, or use targets='training'."
+            raise CalibrationDataError(msg)
+        if targets == "held_out":
+            self._held_out()
+        elif getattr(datamodule, "validates_on_test", datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST):
+            msg = (
+                "targets='validation' with a validation set that is the test set: that would calibrate on test images. "
+                "Set val_split_mode of the datamodule to 'from_train' or 'synthetic', or use targets='held_out'."
+            )
+            raise CalibrationDataError(msg)
+
+    def calibrate(self, module: AnomalibModule) -> None:
+        """Calibrate, validate again, and complete the checkpoints.
+
+        Args:
+            module (AnomalibModule): The trained model, hooked into.
+
+        Raises:
+            CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
+        """
+        cada, trainer = self._post_processor, self._trainer
+        step = load_best_weights(trainer, module)
+        runs = ModelRuns(trainer, module, cada.tap)
+        images = self.images()
+        *_, unseen = images.values()  # the training images themselves if targets="training"
+        data = runs.collect(images, keep_maps=cada.options().needs_maps)
+        calibration = cada.calibration = cada.fit(data).to(module.device)
+        if isinstance(calibration, LevelCalibration):
+            self.set_powers(calibration, runs, unseen, images["training"])
+        logger.info("CADA calibrated with %d normal images (%s).", len(data), cada.targets)
+        validate_again(trainer)
+        if cada.threshold == "false_alarm_rate" and cada.targets != "training":
+            self._take_thresholds(calibration, runs, unseen, own_influence(calibration, data))
+        rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
+        logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
+
+    def images(self) -> dict[str, AnomalibDataset]:
+        """Get the images that a calibration is fitted to, as they are evaluated.
+
+        Returns:
+            dict[str, AnomalibDataset]: ``"training"``, and the unseen ones if there are any.
+        """
+        cada = self._post_processor
+        example = getattr(self._datamodule, "val_data", None) or getattr(self._datamodule, "test_data", None)
+        images = {"training": evaluated_like(TrainingData.of(self._trainer).images(self._trainer), example)}
+        if cada.targets == "held_out":
+            images["held-out"] = evaluated_like(self._held_out(), example)
+        elif cada.targets == "validation":
+            images["validation"] = normal_images(self._datamodule.val_data)
+        if not cada.options().by_clusters:
+            return images
+        return {name: at_most(_MOST_IMAGES, dataset, cada.seed) for name, dataset in images.items()}
+
+    def set_powers(
+        self, calibration: LevelCalibration, runs: ModelRuns, normal: AnomalibDataset, source: AnomalibDataset
+    ) -> None:
+        """Say how far maps and image scores are calibrated.
+
+        Args:
+            calibration (LevelCalibration): Changed in place.
+            runs (ModelRuns): Of the model.
+            normal (AnomalibDataset): Unseen normal images.
+            source (AnomalibDataset): Images on which synthetic defects are made.
+        """
+        power = self._post_processor.map_power
+        if power is None and len(calibration.clusters) > 1:
+            examples = runs.examples(normal, source, calibration.clusters, self._post_processor.seed)
+            power = choose_map_power(examples, calibration.map_levels.cpu(), calibration.map_logarithm)
+        calibration.map_power.fill_(0.0 if power is None else power)
+        calibration.score_power.fill_(self._post_processor.score_power)
+
+    def _held_out(self) -> AnomalibDataset:
+        cada = self._post_processor
+        return TrainingData.of(self._trainer).hold_out(self._trainer, cada.held_out_fraction, cada.seed)
+
+    def _take_thresholds(
+        self, calibration: Calibration, runs: ModelRuns, unseen: AnomalibDataset, influence: Tensor
+    ) -> None:
+        """Take thresholds from normal images that neither the model nor, as far as one can, the calibration knows."""
+        cada = self._post_processor
+        scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
+        pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
+        first = 0
+        for batch, (features, output) in runs.outputs(unseen, "thresholds"):
+            prediction = calibration(features, getattr(batch, "category", None))
+            calibrated = calibrate(output, prediction, cada.source_of_score)
+            score = cast("Tensor", calibrated.pred_score).flatten().cpu()
+            rows = slice(first, first + len(score))
+            first += len(score)
+            if isinstance(calibration, LevelCalibration) and cada.source_of_score == "model":
+                score = calibration.raised(score, influence[rows])
+            cada.widen_range(calibrated)
+            normal = ImageBatch(
+                image=batch.image,
+                gt_label=torch.zeros(len(score), dtype=torch.bool),
+                pred_score=score,
+                anomaly_map=calibrated.anomaly_map,
+            )
+            for metric in (scores, pixels):
+                metric.update(normal)
+        cada.set_thresholds(scores.compute(), pixels.compute())
+
+    def _complete(self, checkpoint: dict[str, Any]) -> None:
+        """Put the calibration into a checkpoint that was written before there was one."""
+        cada = self._post_processor
+        checkpoint["anomalib_post_processor_config"] = cada.checkpoint_config()
+        if cada.state_key in checkpoint.get("callbacks", {}):
+            checkpoint["callbacks"][cada.state_key] = cada.state_dict()
