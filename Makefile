@@ -19,12 +19,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/anomalib train --model UniASLite --data configs/data/unified_synthetic.yaml \
+	$(BIN)/anomalib train --model UniASLite --data configs/data/unified_synthetic.yaml --data.root $(DEMO)/products \
 		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250 \
 		--trainer.callbacks anomalib_unias.EvaluationReport
 	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
 		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"
-	$(BIN)/python examples/inspect_exported.py $(DEMO)/export/weights/openvino/model.xml --output $(DEMO)/inspected
+	find $(CURDIR)/$(DEMO)/products/*/test -name "*.png" | sort > $(DEMO)/images.txt
+	$(BIN)/anomalib-unias inspect $(DEMO)/export/weights/openvino/model.xml $(DEMO)/images.txt \
+		--output $(DEMO)/inspected.jsonl --overlays $(DEMO)/inspected
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
