@@ -17,7 +17,7 @@ that is there is not repeated. The columns count:
   counts, unless it is an internal one such as ``KeyError``. An image that is skipped with a warning counts too.
 - ``result``: a run to its end; of one that was killed, whatever it is like.
 - ``crash``: all other ends, by a signal or with an error that does not say what is wrong.
-- ``hang``: not ended after ``--limit`` seconds.
+- ``hang``: has computed for ``--limit`` seconds, or not at all for half as many.
 - ``lost``: of an inspection images without a line, with two, or with another line or picture; of a training tensors of
   the final model and of its checkpoint that differ.
 """
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=390, help="malformed images for the line")
     parser.add_argument("--share", type=float, default=1.0, help="of the inputs for train, predict and export")
     parser.add_argument("--images", type=int, default=300, help="images of an inspection that is killed")
-    parser.add_argument("--limit", type=float, default=120, help="seconds after which a run hangs")
+    parser.add_argument("--limit", type=float, default=120, help="seconds of computing after which a run hangs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/robustness.csv"))
     options = parser.parse_args()

@@ -14,6 +14,7 @@ from PIL import Image
 from anomalib_unias import UniAS
 from anomalib_unias.data.depth_check import DepthCheck
 from anomalib_unias.data.errors import UnreadableImageError
+from anomalib_unias.data.feature_files import image_identity
 from anomalib_unias.data.reading import check_header, read_rgb
 from anomalib_unias.data.unified import UnifiedDataModule
 from anomalib_unias.deploy import ImageSource, check_export_parity
@@ -73,6 +74,22 @@ def test_other_files_are_told(tmp_path: Path, kind: str) -> None:
     path = {"null": tmp_path / "x\0.png", "long": tmp_path / ("x" * 300 + ".png")}.get(kind, path)
     with pytest.raises(UnreadableImageError, match=r"Cannot read image file .*x"):
         read_rgb(path)
+    if kind != "cut":  # headers are whole
+        with pytest.raises(UnreadableImageError, match=r"Cannot read image file .*x"):
+            check_header(path)
+
+
+def test_a_pipe_among_the_training_images_is_told(tmp_path: Path, write_category) -> None:
+    """Whoever opens it waits for ever."""
+    path = write_category(tmp_path, size=32) / "plate/train/good/000.png"
+    path.unlink()
+    os.mkfifo(path)
+    data = UnifiedDataModule("MVTecAD", ["plate"], root=tmp_path, num_workers=0)
+    data.setup()
+    with pytest.raises(UnreadableImageError, match=r"000\.png is no regular file"):
+        _ = data.train_data[0]
+    with pytest.raises(OSError, match=r"000\.png is no regular file"):
+        image_identity(path)
 
 
 def test_a_category(tmp_path: Path, write_category) -> None:
