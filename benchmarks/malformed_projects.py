@@ -79,7 +79,7 @@ _VALUES = [None, "", "nonsense", -1, 0, 1.5, 10**12, True, [], [1, "a"], {"a": 1
 
 
 # By which messages call arguments.
-_WORDS = ["level", "Level", "network", "Backbone", "weights", "size", "stride", "steps", "class"]
+_WORDS = ["level", "Level", "network", "Backbone", "weights", "size", "stride", "steps", "class", "parsing config"]
 
 
 def train(project: Project, data: Path, **arguments: Any) -> None:

@@ -46,7 +46,9 @@ class ExactResume(Callback):
         loop = trainer.fit_loop
         if self._resumed is None or not loop.restarted_mid_epoch:
             return
-        fetcher, seen = loop._data_fetcher, loop.epoch_loop.batch_progress.current.processed
+        fetcher: Any = loop._data_fetcher
+        progress: Any = loop.epoch_loop.batch_progress.current
+        seen = progress.processed
         complete = seen >= trainer.num_training_batches
         if complete and not loop.epoch_loop.restarted_on_train_batch_end:
             return  # from the validation at the end of an epoch: nothing is left of it, and the next one begins

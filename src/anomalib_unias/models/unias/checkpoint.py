@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
 from anomalib.pre_processing import PreProcessor
+from anomalib.utils.serialization import anomalib_safe_globals
 from torch import nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import Compose, Resize
@@ -24,6 +26,10 @@ _QUERY_POSITION = "model.decoder.query_position"
 
 class ArchitectureMismatchError(ValueError):
     """A checkpoint of another architecture than that of the model it is loaded into."""
+
+
+class CheckpointFileError(ValueError):
+    """A file is no checkpoint that Lightning can read: damaged, or of something else."""
 
 
 class SizedCheckpoint(nn.Module):
@@ -100,16 +106,38 @@ class SizedCheckpoint(nn.Module):
 
         Raises:
             ArchitectureMismatchError: If the checkpoint belongs to another architecture.
+            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
         """
         kwargs.setdefault("pre_trained", False)
-        return super().load_from_checkpoint(  # type: ignore[misc]
-            checkpoint_path,
-            map_location=map_location,
-            hparams_file=hparams_file,
-            strict=strict,
-            weights_only=weights_only,
-            **kwargs,
-        )
+        try:
+            return super().load_from_checkpoint(  # type: ignore[misc]
+                checkpoint_path,
+                map_location=map_location,
+                hparams_file=hparams_file,
+                strict=strict,
+                weights_only=weights_only,
+                **kwargs,
+            )
+        # What Lightning 2.6 and torch raise for files of another content, without a word of the file.
+        except (UnpicklingError, EOFError, LookupError, AttributeError, TypeError) as error:
+            if _is_checkpoint(checkpoint_path):
+                raise
+            reason = f"{type(error).__name__}: {error}".partition(". ")[0]
+            msg = (
+                f"{checkpoint_path} cannot be read as a checkpoint of {cls.__name__} ({reason}). Give a file *.ckpt "
+                "that training has written; one that is damaged has to be copied again."
+            )
+            raise CheckpointFileError(msg) from error
+
+
+def _is_checkpoint(path: str | Path) -> bool:
+    """Whether a file has what Lightning writes."""
+    try:
+        with anomalib_safe_globals():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever damaged files raise
+        return False
+    return isinstance(content, dict) and content.keys() >= {"state_dict", "pytorch-lightning_version"}
 
 
 def forget_scores(checkpoint: dict[str, Any]) -> None:
