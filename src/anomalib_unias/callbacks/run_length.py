@@ -75,8 +75,9 @@ class RunLength(SharedCallback):
 
         Lightning ends such a resumed run at once. Its thresholds, and a checkpoint of it, would be missing.
         """
-        del pl_module
-        if not self._trained and trainer.ckpt_path and trainer.enable_validation:
+        # It was validated when it was calibrated, and its thresholds may come from other images.
+        calibrated = getattr(getattr(pl_module, "post_processor", None), "calibration", None) is not None
+        if not self._trained and trainer.ckpt_path and trainer.enable_validation and not calibrated:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
