@@ -12,14 +12,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	# Its demand of OpenCV 4 would replace the one that the measurements were taken with.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt "openvino-model-api ; python_version >= '3.11'"
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/anomalib train --config configs/model/unias_lite.yaml --data configs/data/unified_synthetic.yaml \
+	$(BIN)/anomalib train --model UniASLite --data configs/data/unified_synthetic.yaml \
 		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250 \
 		--trainer.callbacks anomalib_unias.EvaluationReport
-	$(BIN)/anomalib export --config configs/model/unias_lite.yaml --export_type openvino --export_root $(DEMO)/export \
-		--ckpt_path "$$(ls -t $(DEMO)/UniAS/*/*/v*/weights/lightning/*.ckpt | head -1)"
+	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
+		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"
 	$(BIN)/python examples/inspect_exported.py $(DEMO)/export/weights/openvino/model.xml --output $(DEMO)/inspected
 
 test: $(VENV)/.installed

@@ -18,15 +18,18 @@ class Group:
         name (str): Name in the tables.
         root (Path | None): Folder with categories in the layout of MVTec AD. ``None`` for the built-in products.
         categories (tuple[str, ...]): Which ones. Empty for all.
+        train_images (int | None): How many training images of a category are used, the first ones by name. ``None`` for
+            all. Defaults to ``None``.
     """
 
     name: str
     root: Path | None
     categories: tuple[str, ...] = ()
+    train_images: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Group":
-        """Read ``NAME=DIR`` or ``NAME=DIR:category,category``.
+        """Read ``NAME=DIR``, ``NAME=DIR:category,category``, or either with ``@4`` for four training images of each.
 
         Args:
             text (str): From the command line.
@@ -39,14 +42,17 @@ class Group:
 
         Example:
             >>> Group.parse("mine=src")
-            Group(name='mine', root=PosixPath('src'), categories=())
+            Group(name='mine', root=PosixPath('src'), categories=(), train_images=None)
+            >>> Group.parse("few=src@4").train_images
+            4
         """
         name, equals, place = text.partition("=")
+        place, at, number = place.partition("@")
         folder, _, names = place.partition(":")
-        if not (name and equals and folder):
-            msg = f"expected NAME=DIR or NAME=DIR:category,category, got {text!r}"
+        if not (name and equals and folder) or (at and not (number.isdigit() and int(number) > 0)):
+            msg = f"expected NAME=DIR or NAME=DIR:category,category, and @NUMBER of training images, got {text!r}"
             raise argparse.ArgumentTypeError(msg)
-        group = cls(name, Path(folder), tuple(filter(None, names.split(","))))
+        group = cls(name, Path(folder), tuple(filter(None, names.split(","))), int(number) if at else None)
         for path in (group.root, *(Path(folder) / category for category in group.categories)):
             if not path.is_dir():
                 msg = (
@@ -67,7 +73,8 @@ class Group:
         """
         data: dict[str, Any] = {"datamodule": "MVTecAD", "root": self.root} if self.root else _BUILT_IN
         categories = list(self.categories) or "all"
-        return UnifiedDataModule(
+        return _FewImages(
+            self.train_images,
             **data,
             categories=categories,
             train_batch_size=train_batch_size,
@@ -75,6 +82,19 @@ class Group:
             num_workers=0,
             seed=seed,
         )
+
+
+class _FewImages(UnifiedDataModule):
+    """A data module of which only the first training images of each category are used."""
+
+    def __init__(self, train_images: int | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.train_images = train_images
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        if self.train_images is not None:
+            self.train_data.samples = self.train_data.samples.groupby("category").head(self.train_images)
 
 
 BUILT_IN = Group("built_in", None)

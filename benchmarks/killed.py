@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from anomalib_unias import CadaPostProcessor
 
-# An epoch of the two products, at whose end a run can be resumed exactly.
 _STEPS_OF_EPOCH = 5
 _STEPS = 40
 
@@ -66,11 +65,10 @@ def killed_trainings(work: Path, data: Path, kills: int, limit: float, rng: np.r
     _require_result(ended)
     seconds = time.monotonic() - started
 
-    def begin(folder: Path) -> int:
+    def begin(folder: Path) -> None:
         folder.mkdir()
         process = forked.start(partial(training, folder, data), folder / "told.txt")
         _kill_after(process, rng.uniform(0, seconds))
-        return process
 
     def go_on(folder: Path) -> tuple[forked.Ended, int]:
         kept = len(list(folder.glob("last.ckpt")))
@@ -111,11 +109,10 @@ def killed_inspections(
     seconds = time.monotonic() - started
     lines, pictures = lines_of(whole / "lines.jsonl"), pictures_of(whole / "shown")
 
-    def begin(folder: Path) -> int:
+    def begin(folder: Path) -> None:
         folder.mkdir()
         process = forked.start(inspection(folder), folder / "told.txt")
         _kill_after(process, rng.uniform(0, seconds))
-        return process
 
     def go_on(folder: Path) -> tuple[forked.Ended, int]:
         before = (folder / "lines.jsonl").read_bytes().count(b"\n") if (folder / "lines.jsonl").exists() else 0
@@ -156,7 +153,7 @@ def pictures_of(folder: Path) -> dict[str, bytes]:
 
 
 def _killed(
-    work: Path, kills: int, begin: Callable[[Path], int], go_on: Callable[[Path], tuple[forked.Ended, int]]
+    work: Path, kills: int, begin: Callable[[Path], None], go_on: Callable[[Path], tuple[forked.Ended, int]]
 ) -> dict[str, int]:
     counts: Counter[str] = Counter(tried=kills)
     for number in range(kills):

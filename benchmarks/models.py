@@ -6,12 +6,12 @@ import torch
 from anomalib.models import Padim, Patchcore, Stfpm
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
-from benchmarks.preset import BACKBONE, LAYERS, lite_arguments, lite_post_processor
+from benchmarks.preset import BACKBONE, LAYERS
 from benchmarks.reverse_distillation import LiteReverseDistillation
 from benchmarks.supersimplenet import LiteSupersimplenet
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_unias import UniAS
+from anomalib_unias import UniASLite
 from anomalib_unias.backbones import register_backbones
 from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 
@@ -57,7 +57,7 @@ def build(name: str, **arguments: Any) -> AnomalibModule:
     register_backbones()
     arguments["visualizer"] = False
     if name == PRESET:
-        return UniAS(**lite_arguments() | {"post_processor": lite_post_processor()} | arguments)
+        return UniASLite(**arguments)
     normalize = Normalize(mean=[0.5] * 3, std=[0.5] * 3)
     arguments["pre_processor"] = PreProcessor(Compose([Resize(SIZE, antialias=True), normalize]))
     if name in _CORESETS:

@@ -1,7 +1,7 @@
 """Parameters, MACs and time of every named part of UniAS.
 
     python -m benchmarks.profile                                    # the default model
-    python -m benchmarks.profile --config configs/model/unias_lite.yaml --output benchmarks/results/profile_lite.csv
+    python -m benchmarks.profile --preset --output benchmarks/results/profile_lite.csv
 
 Random weights; times are medians in eval mode and only comparable within one run.
 """
@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_unias import UniAS, UniASModel
+from anomalib_unias import UniAS, UniASLite, UniASModel
 
 # Where a part ends: every module with one of these names below the model is one row.
 PARTS = (
@@ -35,10 +34,9 @@ PARTS = (
 )
 
 
-def build(config: Path | None) -> UniASModel:
-    """Build the model of a configuration without its weights."""
-    arguments = yaml.safe_load(config.read_text())["model"]["init_args"] if config else {}
-    return UniAS(**{**arguments, "pre_trained": False}).model.eval()
+def build(preset: bool) -> UniASModel:
+    """Build the preset for CPUs, or the model of the paper, without its weights."""
+    return (UniASLite if preset else UniAS)(pre_trained=False).model.eval()
 
 
 def count_macs(model: UniASModel, images: torch.Tensor) -> dict[str, float]:
@@ -92,13 +90,13 @@ def profile(model: UniASModel, runs: int) -> pd.DataFrame:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="model configuration; default: the constructor's defaults")
+    parser.add_argument("--preset", action="store_true", help="the preset for CPUs instead of the model of the paper")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="CSV file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = profile(build(arguments.config), arguments.runs)
+    rows = profile(build(arguments.preset), arguments.runs)
     table = Table(*rows.columns)
     for row in rows.itertuples(index=False):
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))

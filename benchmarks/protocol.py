@@ -216,7 +216,8 @@ def _latency_ms(model: AnomalibModule, runs: int = 20) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that all tables have."""
     add = parser.add_argument
-    add("--group", type=Group.parse, action="append", help="NAME=DIR[:category,...]; default: the built-in products")
+    named = "NAME=DIR[:category,...][@training images of each]; default: the built-in products"
+    add("--group", type=Group.parse, action="append", help=named)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--steps", type=int, help="length of the preset, for a quick look; default: its own")
     add("--threads", type=int, default=2)

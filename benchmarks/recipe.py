@@ -3,7 +3,7 @@
     python -m benchmarks.recipe --group a=DIR:pcb,cookie --group b=DIR:screw --variant "" --variant feature_scaling=none
 
 Groups, training, resuming and metrics are those of :mod:`benchmarks.quality`. A variant is a list of constructor
-arguments, ``name=value;...``, that replace those of ``configs/model/unias_lite.yaml``; the empty one is the preset
+arguments, ``name=value;...``, that replace those of ``UniASLite``; the empty one is the preset
 itself. Columns of ``recipe.csv``: ``group,variant,steps,seed,category,metric,value``; ``steps`` is what ``--steps``
 asked for, or ``default``; ``train_seconds`` of the first run of a group alone include its frozen features, which the
 others find in the cache. ``recipe.md`` has mean and standard deviation over the seeds.

@@ -25,7 +25,6 @@ that is there is not repeated. The columns count:
 import argparse
 import shutil
 import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -38,6 +37,7 @@ import numpy as np
 import pandas as pd
 from benchmarks import forked
 from benchmarks.examples import export_line, tiny_model, two_products, write_products
+from benchmarks.jobs import append, read_table, say
 from benchmarks.killed import killed_inspections, killed_trainings
 from benchmarks.malformed import image_bytes
 from benchmarks.malformed_line import inspected_images, sources
@@ -57,7 +57,6 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._started = time.monotonic()
 
     def has(self, target: str, case: str) -> bool:
         """Whether a row is there.
@@ -69,9 +68,7 @@ class Table:
         Returns:
             bool: Whether it is.
         """
-        if not self.path.exists():
-            return False
-        table = pd.read_csv(self.path)
+        table = read_table(self.path, COLUMNS)
         return bool(((table.target == target) & (table.case == case)).any())
 
     def add(self, target: str, case: str, counts: dict[str, int]) -> None:
@@ -83,9 +80,8 @@ class Table:
             counts (dict[str, int]): By column.
         """
         row = {"target": target, "case": case, **{name: counts.get(name, 0) for name in COLUMNS[2:]}}
-        frame = pd.DataFrame([row])[COLUMNS]
-        frame.to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
-        print(f"{time.monotonic() - self._started:6.0f} s  {row}", flush=True)
+        append(self.path, pd.DataFrame([row], columns=COLUMNS))
+        say(str(row))
 
 
 def count(attempts: Iterable[Attempt], work: Path, limit: float) -> dict[str, int]:
@@ -212,7 +208,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/robustness.csv"))
     options = parser.parse_args()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as name, suppress(KeyboardInterrupt):
         measure(Table(options.output), Path(name), options)
     print(pd.read_csv(options.output).to_string(index=False))

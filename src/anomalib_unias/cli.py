@@ -46,36 +46,76 @@ def cache(clear: bool = False) -> None:
     logger.info("%10.1f MB  in %d files %s %s", total, len(files), "removed from" if clear else "in", folder)
 
 
+def configs(folder: Path | None = None) -> None:
+    """Copy the configurations that come with this package.
+
+    Args:
+        folder (Path | None): Where to. Nothing is overwritten. Defaults to ``None``: ``configs``.
+    """
+    _copy("configs", folder or Path("configs"))
+
+
+def examples(folder: Path | None = None) -> None:
+    """Copy the examples that come with this package.
+
+    Args:
+        folder (Path | None): Where to. Nothing is overwritten. Defaults to ``None``: ``examples``.
+    """
+    _copy("examples", folder or Path("examples"))
+
+
+def _copy(name: str, folder: Path) -> None:
+    from anomalib_unias.shipped import copy_shipped
+
+    try:
+        copied = copy_shipped(name, folder)
+    except OSError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    logger.info("%d files are in %s.", len(copied), folder.resolve())
+
+
 def main() -> None:
     """Entry point of ``anomalib-unias``."""
-    from anomalib_unias.deploy.commands import inspect, parity
-    from anomalib_unias.report.commands import compare, shift
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Not those of the libraries: the exporter of torch alone tells of every node that it removes.
     logging.getLogger("anomalib_unias").setLevel(logging.INFO)
-    functions: list[Callable[..., None]] = [cache, compare, convert, inspect, parity, shift]
-    commands = {function.__name__: function for function in functions}
-    parser = _parser(commands)
-    parsed = parser.instantiate_classes(parser.parse_args())
+    commands = parser()
+    parsed = commands.instantiate_classes(commands.parse_args())
     arguments = parsed[parsed.command].as_dict()
     arguments.pop("config", None)
-    commands[parsed.command](**arguments)
+    _functions()[parsed.command](**arguments)
 
 
-def _parser(commands: dict[str, Callable[..., None]]) -> "ArgumentParser":
-    """Parser whose commands have the arguments of functions. ``runs`` are as many as one gives."""
+def _functions() -> dict[str, Callable[..., None]]:
+    from anomalib_unias.deploy.commands import adapt, describe, inspect, parity
+    from anomalib_unias.report.commands import compare, shift
+
+    files: list[Callable[..., None]] = [cache, configs, examples]
+    models: list[Callable[..., None]] = [adapt, compare, convert, describe, inspect, parity, shift]
+    return {function.__name__: function for function in (*files, *models)}
+
+
+def parser() -> "ArgumentParser":
+    """Build the parser: commands with the arguments of functions; ``runs`` are as many as one gives.
+
+    Returns:
+        ArgumentParser: Of ``anomalib-unias``.
+    """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog="anomalib-unias", description="Commands about models of anomalib and their results.")
-    subcommands = parser.add_subcommands(dest="command")
-    for name, function in commands.items():
+    built = ArgumentParser(prog="anomalib-unias", description="Commands about models of anomalib and their results.")
+    subcommands = built.add_subcommands(dest="command")
+    for name, function in _functions().items():
         summary = (function.__doc__ or "").partition("\n")[0]
         command = ArgumentParser(description=summary)
         command.add_argument("--config", action="config", help="Path to a configuration file.")
-        takes_runs = "runs" in signature(function).parameters
-        if takes_runs:
+        skip: set[str | int] = set()
+        if "runs" in signature(function).parameters:
             command.add_argument("runs", type=Path, nargs="+", help="Folders of reports, two or more.")
-        command.add_function_arguments(function, as_positional=True, skip={"runs"} if takes_runs else set())
+            skip = {"runs"}
+        if "folder" in signature(function).parameters:
+            command.add_argument("folder", type=Path | None, nargs="?", help=f"Where to; {name}, if not given.")
+            skip = {"folder"}
+        command.add_function_arguments(function, as_positional=True, skip=skip, sub_configs=True)
         subcommands.add_subcommand(name, command, help=summary)
-    return parser
+    return built

@@ -32,6 +32,7 @@ SWITCH = "ANOMALIB_UNIAS_AUTOLOAD"
 
 NAMES: dict[str, tuple[str, ...]] = {
     "UniAS": ("anomalib.models", "anomalib.models.image"),
+    "UniASLite": ("anomalib.models", "anomalib.models.image"),
     "UnifiedDataModule": ("anomalib.data",),
     "SyntheticProducts": ("anomalib.data",),
     "OrderPreservingPostProcessor": ("anomalib.post_processing",),

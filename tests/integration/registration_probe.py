@@ -32,9 +32,11 @@ def look_up() -> dict[str, str]:
     from anomalib.data import get_datamodule
     from anomalib.models import get_model
 
-    found = {name: outcome(get_model, name, **SMALL) for name in ("UniAS", "uni_as", "uni_a_s")}
+    found = {
+        name: outcome(get_model, name, **SMALL) for name in ("UniAS", "uni_as", "uni_a_s", "UniASLite", "uni_as_lite")
+    }
     found["padim"] = outcome(get_model, "padim", pre_trained=False)
-    for path in ("UniAS", "anomalib_unias.UniAS", "anomalib.models.UniAS", "anomalib.models.image.UniAS"):
+    for path in ("UniAS", "UniASLite", "anomalib_unias.UniAS", "anomalib.models.UniAS", "anomalib.models.image.UniAS"):
         found[f"class_path: {path}"] = outcome(get_model, {"class_path": path, "init_args": SMALL})
     for path in ("UnifiedDataModule", "anomalib_unias.UnifiedDataModule"):
         found[f"class_path: {path}"] = outcome(get_datamodule, {"class_path": path, "init_args": UNIFIED})
@@ -87,7 +89,7 @@ def main(script: str, first_import: str, commands: str = "[]") -> None:
     report = {
         "commands": shown,
         "offered": offered(),
-        "listed": "uni_a_s" in list_models(),
+        "listed": {"uni_a_s", "uni_a_s_lite"} <= list_models(),
         "look_up": look_up(),
         "backbone": timm.models.model_entrypoint("efficientnet_lite0").__module__.partition(".")[0],
         "location": package and package.origin,

@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.documentation import commands as documented_commands
 
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).with_name("registration_probe.py")
+DOCUMENTATION = Path(__file__).with_name("documentation_probe.py")
+# Of the repository, or of an environment of another program.
+ELSEWHERE = ("make ", "pip ", "mkdir ", "docker ", "python -m venv ", "serving/bin/", "python -m benchmarks.")
+DOCUMENTED = [command for command in documented_commands() if not command.startswith(ELSEWHERE)]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "anomalib"
 
 SMALL = "--model.backbone test_resnet --model.pre_trained false --model.hidden_dim 32 --model.feedforward_dim 64"
@@ -84,6 +89,12 @@ class Environment:
         lines = json.dumps([command.split() for command in commands])
         return json.loads(self.run(PROBE, SCRIPT, first_import, lines, **variables).splitlines()[-1])
 
+    def check_documents(self) -> dict[str, str]:
+        """What is wrong with each documented command, typed in an empty folder."""
+        empty = self.folder / "empty"
+        empty.mkdir()
+        return json.loads(self.run(DOCUMENTATION, empty, json.dumps(DOCUMENTED)).splitlines()[-1])
+
     def files(self) -> set[Path]:
         """What is in there, apart from compiled modules."""
         return {
@@ -137,6 +148,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
             ("removed", removed, "import torch", [SHORT], {}),
         ):
             made.probes[name] = pool.submit(environment.probe, first_import, commands, **variables)
+        made.probes["documents"] = pool.submit(from_wheel.check_documents)
         yield made
 
 
@@ -153,11 +165,15 @@ def test_stock_anomalib_knows_the_names(installation: Installation, name: str) -
         "class_path: anomalib_unias.UniAS": "UniAS",
         "class_path: anomalib.models.UniAS": "UniAS",
         "class_path: anomalib.models.image.UniAS": "UniAS",
+        "UniASLite": "UniASLite",
+        "uni_as_lite": "UniASLite",
+        "class_path: UniASLite": "UniASLite",
         "class_path: UnifiedDataModule": "UnifiedDataModule",
         "class_path: anomalib_unias.UnifiedDataModule": "UnifiedDataModule",
         "padim": "Padim",
     }
-    assert {"anomalib.models.UniAS", "anomalib.models.image.UniAS"} <= set(report["offered"])
+    models = ("anomalib.models", "anomalib.models.image")
+    assert {f"{module}.{name}" for module in models for name in ("UniAS", "UniASLite")} <= set(report["offered"])
     assert {"anomalib.data.UnifiedDataModule", "anomalib.data.SyntheticProducts"} <= set(report["offered"])
     assert len(report["offered"]) == len(set(report["offered"]))
     assert report["backbone"] == "anomalib_unias"
@@ -179,12 +195,22 @@ def test_every_command_builds_model_and_data_by_name(installation: Installation,
     assert installation.report("console script")["commands"][command] == f"UniAS {data} OrderPreservingPostProcessor"
 
 
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_every_documented_command_works_from_a_wheel_in_an_empty_folder(
+    installation: Installation, command: str
+) -> None:
+    assert installation.report("documents")[command] == ""
+
+
 def test_the_wheel_contains_the_package_and_nothing_else(installation: Installation) -> None:
     files = {name for name in zipfile.ZipFile(installation.wheel).namelist() if ".dist-info/" not in name}
-    source = ROOT / "src"
+    package = ROOT / "src" / "anomalib_unias"
+    sources = {"anomalib_unias": package}
+    sources |= {f"anomalib_unias/{name}": ROOT / name for name in ("configs", "examples")}
     expected = {
-        path.relative_to(source).as_posix()
-        for path in (source / "anomalib_unias").rglob("*")
+        f"{target}/{path.relative_to(source).as_posix()}"
+        for target, source in sources.items()
+        for path in source.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 

@@ -46,7 +46,7 @@ class ExactResume(Callback):
         loop = trainer.fit_loop
         if self._resumed is None or not loop.restarted_mid_epoch:
             return
-        fetcher: Any = loop._data_fetcher
+        fetcher: Any = loop._data_fetcher  # Lightning has made it by now
         progress: Any = loop.epoch_loop.batch_progress.current
         seen = progress.processed
         complete = seen >= trainer.num_training_batches

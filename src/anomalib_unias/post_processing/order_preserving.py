@@ -1,7 +1,7 @@
 """A post-processor whose normalised scores keep the order of the raw ones."""
 
 import logging
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from anomalib.data import Batch, InferenceBatch
@@ -9,6 +9,7 @@ from anomalib.metrics import AnomalibMetric
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from typing_extensions import Self
 
 from anomalib_unias.metrics.thresholds import F1Threshold, FalseAlarmThreshold
 
