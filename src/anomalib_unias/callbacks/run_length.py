@@ -43,7 +43,13 @@ class RunLength(SharedCallback):
                 ``max_epochs`` is ``None`` it will set 1000.
             model (LightningModule): The model.
             steps (int): Default length of its run, in steps of the optimiser.
+
+        Raises:
+            ValueError: If that is no number of steps.
         """
+        if not isinstance(steps, int) or steps < 1:
+            msg = f"training_steps must be a whole number from 1, got {steps!r}."
+            raise ValueError(msg)
         self._end(trainer)  # of a run that failed before its callbacks were called
         self._begin_anew(trainer, model)
         self._trained = False

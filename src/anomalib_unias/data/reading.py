@@ -96,7 +96,7 @@ def require_file(path: str | Path) -> None:
     Raises:
         OSError: If it is something else than a file.
     """
-    if Path(path).exists() and not Path(path).is_file():
+    if not Path(path).is_file() and Path(path).exists():
         msg = f"{path} is no regular file"
         raise OSError(msg)
 

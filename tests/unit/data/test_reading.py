@@ -12,9 +12,9 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_unias import UniAS
-from anomalib_unias.data.depth_check import DepthCheck
 from anomalib_unias.data.errors import UnreadableImageError
 from anomalib_unias.data.feature_files import image_identity
+from anomalib_unias.data.image_check import ImageCheck
 from anomalib_unias.data.reading import check_header, read_rgb
 from anomalib_unias.data.unified import UnifiedDataModule
 from anomalib_unias.deploy import ImageSource, check_export_parity
@@ -121,8 +121,31 @@ def test_data_sets_of_anomalib(tmp_path: Path, write_category, tiny_arguments: d
         check_export_parity(model, sorted((plate / "test/good").iterdir()))
 
 
+def test_damaged_files_of_data_sets_of_anomalib(tmp_path: Path, write_category, tiny_arguments: dict) -> None:
+    """A pipe, for which anomalib would wait, and an image that is cut off, which its error does not name."""
+    plate = write_category(tmp_path / "data") / "plate"
+    model = UniAS(**tiny_arguments, feature_cache="off", visualizer=False)
+    engine = Engine(default_root_dir=tmp_path, max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False)
+    data = MVTecAD(root=plate.parent, category="plate", num_workers=0)
+    runs = {
+        plate / "train/good/000.png": lambda: engine.fit(model, datamodule=data),
+        plate / "test/good/000.png": lambda: engine.predict(model, data_path=plate / "test/good"),
+    }
+    for path, run in runs.items():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(OSError, match=rf"truncated.*\nCannot read image file {path}.*Replace it"):
+            run()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(OSError, match=f"{path} is no regular file"):
+            run()
+        path.unlink()
+        path.write_bytes(whole)
+
+
 def test_images_without_a_file_pass(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
-    check = DepthCheck()
+    check = ImageCheck()
     for paths in (None, ["camera 1", str(tmp_path / "x.png")]):
         check.on_predict_batch_start(None, None, SimpleNamespace(image_path=paths), 0)
