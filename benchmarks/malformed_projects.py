@@ -78,7 +78,8 @@ Case = Callable[[Project, int, np.random.Generator], Iterator[Attempt]]
 _VALUES = [None, "", "nonsense", -1, 0, 1.5, 10**12, True, [], [1, "a"], {"a": 1}, float("nan"), "../..", "\x00"]
 
 
-_OTHER_WORDS = {"levels": ["level", "Level"], "backbone": ["network", "Backbone"], "image_size": ["size"]}
+# By which messages call arguments.
+_WORDS = ["level", "Level", "network", "Backbone", "weights", "size", "stride", "steps", "class", "parsing config"]
 
 
 def train(project: Project, data: Path, **arguments: Any) -> None:
@@ -203,13 +204,12 @@ def configurations(command: str) -> Case:
         for number in range(count):
             path = project.root / f"{command}{number}.yaml"
             arguments: dict[str, Any] = {**TINY, "feature_cache": "off", "visualizer": False, "training_steps": 2}
-            names = [path.name]
+            names = [path.name, *TINY, *_WORDS]
             if number % 3:
                 arguments.update(learning_rate=1e-3, prototypes=0, dropout=0.1, image_score="max", level_weights=None)
                 key = str(rng.choice(sorted(arguments)))
                 arguments[key] = _VALUES[int(rng.integers(len(_VALUES)))]
                 names.append(key)
-                names += _OTHER_WORDS.get(key, [])
             text = yaml.safe_dump({"model": {"class_path": "UniAS", "init_args": arguments}}).encode()
             if number % 3 == 0:
                 text = _damaged(text, rng)

@@ -91,6 +91,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, data, tiny_
     assert not (tmp_path / "run" / f"step={step + STEPS_OF_EPOCH}.ckpt").exists()
     fit(tmp_path / "run", resumed, data, ckpt_path=stopped)
     assert_same_state(resumed.state_dict(), whole.state_dict())
+    again = model_of(tiny_arguments, post_processor=post_processor())
+    fit(tmp_path / "whole", again, data, ckpt_path=tmp_path / "whole" / f"step={STEPS}.ckpt")
+    assert_same_state(again.state_dict(), whole.state_dict())
     # That of anomalib's Engine is written after the validation, the other one before.
     kept = UniAS.load_from_checkpoint(sorted((tmp_path / "run").rglob("weights/lightning/*.ckpt"))[-1])
     assert_same_state(kept.state_dict(), whole.state_dict())

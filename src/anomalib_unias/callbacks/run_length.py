@@ -43,7 +43,13 @@ class RunLength(SharedCallback):
                 ``max_epochs`` is ``None`` it will set 1000.
             model (LightningModule): The model.
             steps (int): Default length of its run, in steps of the optimiser.
+
+        Raises:
+            ValueError: If that is no number of steps.
         """
+        if not isinstance(steps, int) or steps < 1:
+            msg = f"training_steps must be a whole number from 1, got {steps!r}."
+            raise ValueError(msg)
         self._end(trainer)  # of a run that failed before its callbacks were called
         self._begin_anew(trainer, model)
         self._trained = False
@@ -75,8 +81,9 @@ class RunLength(SharedCallback):
 
         Lightning ends such a resumed run at once. Its thresholds, and a checkpoint of it, would be missing.
         """
-        del pl_module
-        if not self._trained and trainer.ckpt_path and trainer.enable_validation:
+        # It was validated when it was calibrated, and its thresholds may come from other images.
+        calibrated = getattr(getattr(pl_module, "post_processor", None), "calibration", None) is not None
+        if not self._trained and trainer.ckpt_path and trainer.enable_validation and not calibrated:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True

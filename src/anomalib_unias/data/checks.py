@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from anomalib import TaskType
 from anomalib.data import MPDD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Tabular, Visa
-from anomalib.data.utils import LabelName
+from anomalib.data.utils import LabelName, is_within_directory
 
 from .dataset import UnifiedDataset
 from .errors import CategoryError, MissingMaskError
@@ -192,12 +192,18 @@ def _mvtec_directory(datamodule: AnomalibDataModule) -> Path | None:
 
 
 def _images_without_mask(directory: Path) -> list[str]:
-    """Defective images in MVTec layout for which no mask has a matching name."""
-    images = (path for path in directory.glob("test/*/*") if path.parent.name != "good")
+    """Defective images in MVTec layout for which no mask has a matching name.
+
+    As in anomalib 2.7.0 a link that leads out of the data set is none.
+    """
+    masks = [
+        path for path in directory.glob("ground_truth/*/*") if path.is_file() and is_within_directory(directory, path)
+    ]
     return sorted(
         str(image)
-        for image in images
-        if not any(image.stem in mask.stem for mask in (directory / "ground_truth" / image.parent.name).glob("*"))
+        for image in directory.glob("test/*/*")
+        if image.parent.name != "good"
+        and not any(image.stem in mask.stem for mask in masks if mask.parent.name == image.parent.name)
     )
 
 

@@ -115,9 +115,14 @@ class CombinedDataModule(AnomalibDataModule):
         return any(part.val_split_mode == ValSplitMode.SAME_AS_TEST for part in self.datamodules.values())
 
     def prepare_data(self) -> None:
-        """Download or generate what the parts need."""
-        for part in self.datamodules.values():
-            part.prepare_data()
+        """Download or generate what the parts need.
+
+        Raises:
+            CategoryError: If that fails for a category.
+        """
+        for category, part in self.datamodules.items():
+            with naming_category(category, part):
+                part.prepare_data()
 
     def train_dataloader(self) -> TRAIN_DATALOADERS:
         """Loader of the training images, in the order set by ``sampling`` and ``seed``."""

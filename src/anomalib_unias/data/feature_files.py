@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_path
 
+from .reading import require_file
+
 logger = logging.getLogger(__name__)
 
 _SAMPLE = 4096
@@ -50,7 +52,11 @@ def image_identity(path: Path) -> bytes:
 
     Returns:
         bytes: Digest.
+
+    Raises:
+        OSError: If it is no file, or cannot be read.
     """
+    require_file(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         stat = os.fstat(file.fileno())

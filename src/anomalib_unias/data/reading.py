@@ -24,9 +24,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
         UnreadableImageError: If it is missing, is no regular file, is damaged, or has more than 8 bits per channel.
     """
     try:
-        # Opening a pipe or a device could wait for ever.
-        if Path(path).exists() and not Path(path).is_file():
-            raise OSError("not a regular file")
+        require_file(path)
         with Image.open(path) as image:
             return rgb_of(image, path)
     except UnreadableImageError:
@@ -82,10 +80,25 @@ def read_header(path: str | Path) -> tuple[tuple[int, int], str]:
         UnreadableImageError: If the file is no image.
     """
     try:
+        require_file(path)
         with Image.open(path) as image:
             return image.size, image.mode
     except Exception as error:
         raise unreadable(path, error) from error
+
+
+def require_file(path: str | Path) -> None:
+    """Refuse what is no file before it is opened: a pipe or a device could wait for ever.
+
+    Args:
+        path (str | Path): Path; it need not exist.
+
+    Raises:
+        OSError: If it is something else than a file.
+    """
+    if not Path(path).is_file() and Path(path).exists():
+        msg = f"{path} is no regular file"
+        raise OSError(msg)
 
 
 def unreadable(path: str | Path, error: Exception) -> UnreadableImageError:

@@ -101,8 +101,11 @@ def test_a_resumed_run_continues_exactly(tmp_path, root, arguments, limit, at_ep
     assert first + resumed == whole
 
 
-@pytest.mark.parametrize("arguments", [{}, {"seed": 3}, {"sampling": "balanced", "seed": 3}, None], ids=str)
-@pytest.mark.parametrize("limit", [EPOCHS, STEPS], ids=str)
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [({}, EPOCHS), ({"sampling": "balanced", "seed": 3}, EPOCHS), (None, EPOCHS), ({"seed": 3}, STEPS)],
+    ids=str,
+)
 def test_a_run_that_is_resumed_at_any_step_continues_exactly(tmp_path, root, arguments, limit):
     """Within the first epoch and another one, and with a checkpoint of the last step of an epoch.
 
@@ -117,7 +120,7 @@ def test_a_run_that_is_resumed_at_any_step_continues_exactly(tmp_path, root, arg
 
     keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
     whole = run(tmp_path, data(), 7, keep, **limit)
-    for step in (1, 3, 4, 6, 8):
+    for step in (1, 4, 6):
         again = ModelCheckpoint(tmp_path / str(step), "{step}", save_top_k=-1, every_n_train_steps=1)
         checkpoint = tmp_path / f"step={step}.ckpt"
         assert run(tmp_path, data(), 99, again, ckpt_path=checkpoint, **limit) == whole[step:]

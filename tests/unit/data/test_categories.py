@@ -1,6 +1,7 @@
 """Names of categories, and data sets that come with tables."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pandas as pd
 import pytest
@@ -120,3 +121,13 @@ def test_a_wrong_csv_file_is_told_with_its_category(
     part = Tabular.from_file("plate", tmp_path / "plate.csv", root=tmp_path / "plate")
     with pytest.raises(CategoryError, match=f"'plate'.*{message}"):
         CombinedDataModule({"plate": part}).setup()
+
+
+def test_a_category_that_is_missing_and_cannot_be_downloaded_is_told(tmp_path, monkeypatch):
+    def download(*_):
+        raise URLError("no network")
+
+    monkeypatch.setattr("anomalib.data.datamodules.image.mvtecad.download_and_extract", download)
+    data = UnifiedDataModule("MVTecAD", ["bottle"], root=tmp_path)
+    with pytest.raises(CategoryError, match=r"'bottle' has no normal images: .*bottle/train/good is empty or missing"):
+        data.prepare_data()

@@ -12,8 +12,9 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_unias import UniAS
-from anomalib_unias.data.depth_check import DepthCheck
 from anomalib_unias.data.errors import UnreadableImageError
+from anomalib_unias.data.feature_files import image_identity
+from anomalib_unias.data.image_check import ImageCheck
 from anomalib_unias.data.reading import check_header, read_rgb
 from anomalib_unias.data.unified import UnifiedDataModule
 from anomalib_unias.deploy import ImageSource, check_export_parity
@@ -73,6 +74,22 @@ def test_other_files_are_told(tmp_path: Path, kind: str) -> None:
     path = {"null": tmp_path / "x\0.png", "long": tmp_path / ("x" * 300 + ".png")}.get(kind, path)
     with pytest.raises(UnreadableImageError, match=r"Cannot read image file .*x"):
         read_rgb(path)
+    if kind != "cut":  # headers are whole
+        with pytest.raises(UnreadableImageError, match=r"Cannot read image file .*x"):
+            check_header(path)
+
+
+def test_a_pipe_among_the_training_images_is_told(tmp_path: Path, write_category) -> None:
+    """Whoever opens it waits for ever."""
+    path = write_category(tmp_path, size=32) / "plate/train/good/000.png"
+    path.unlink()
+    os.mkfifo(path)
+    data = UnifiedDataModule("MVTecAD", ["plate"], root=tmp_path, num_workers=0)
+    data.setup()
+    with pytest.raises(UnreadableImageError, match=r"000\.png is no regular file"):
+        _ = data.train_data[0]
+    with pytest.raises(OSError, match=r"000\.png is no regular file"):
+        image_identity(path)
 
 
 def test_a_category(tmp_path: Path, write_category) -> None:
@@ -104,8 +121,31 @@ def test_data_sets_of_anomalib(tmp_path: Path, write_category, tiny_arguments: d
         check_export_parity(model, sorted((plate / "test/good").iterdir()))
 
 
+def test_damaged_files_of_data_sets_of_anomalib(tmp_path: Path, write_category, tiny_arguments: dict) -> None:
+    """A pipe, for which anomalib would wait, and an image that is cut off, which its error does not name."""
+    plate = write_category(tmp_path / "data") / "plate"
+    model = UniAS(**tiny_arguments, feature_cache="off", visualizer=False)
+    engine = Engine(default_root_dir=tmp_path, max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False)
+    data = MVTecAD(root=plate.parent, category="plate", num_workers=0)
+    runs = {
+        plate / "train/good/000.png": lambda: engine.fit(model, datamodule=data),
+        plate / "test/good/000.png": lambda: engine.predict(model, data_path=plate / "test/good"),
+    }
+    for path, run in runs.items():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(OSError, match=rf"truncated.*\nCannot read image file {path}.*Replace it"):
+            run()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(OSError, match=f"{path} is no regular file"):
+            run()
+        path.unlink()
+        path.write_bytes(whole)
+
+
 def test_images_without_a_file_pass(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
-    check = DepthCheck()
+    check = ImageCheck()
     for paths in (None, ["camera 1", str(tmp_path / "x.png")]):
         check.on_predict_batch_start(None, None, SimpleNamespace(image_path=paths), 0)

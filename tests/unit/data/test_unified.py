@@ -583,8 +583,12 @@ def test_thirty_categories_are_set_up_in_seconds_without_reading_an_image(
 # --- bad data -------------------------------------------------------------------------------------------------------
 
 
-def test_masks_missing_for_some_defective_images(root: Path) -> None:
-    (root / "cable/ground_truth/square/001_mask.png").unlink()
+@pytest.mark.parametrize("link", [None, "001_mask.png", "/dev/zero"])
+def test_masks_missing_for_some_defective_images(root: Path, link: str | None) -> None:
+    mask = root / "cable/ground_truth/square/001_mask.png"
+    mask.unlink()
+    if link is not None:
+        mask.symlink_to(link)
     with pytest.raises(MissingMaskError, match=r"'cable' has defective images without a mask: .*square/001\.png\. Add"):
         _set_up(root)
 

@@ -105,6 +105,11 @@ class TestLengthOfARun:
         settings_of_a_run(tmp_path, build(), data)
         assert not [warning for warning in recwarn if "1000 epochs" in str(warning.message)]
 
+    @pytest.mark.parametrize("steps", [None, 0, 1.5])
+    def test_a_length_that_is_none_is_told(self, tmp_path, build, data, steps):
+        with pytest.raises(ValueError, match=f"training_steps must be a whole number from 1, got {steps}"):
+            engine(tmp_path).fit(build(training_steps=steps), datamodule=data)
+
     def test_a_second_model_of_an_engine_has_its_own_length(self, tmp_path, build, data):
         run = engine(tmp_path)
         steps, paths = [], []

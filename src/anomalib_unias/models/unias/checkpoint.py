@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torch.nn.functional import interpolate
@@ -26,6 +27,45 @@ class ArchitectureMismatchError(ValueError):
     """A checkpoint of another architecture than that of the model it is loaded into."""
 
 
+class CheckpointFileError(ValueError):
+    """A file is no checkpoint that Lightning can read: damaged, or of something else."""
+
+
+class CheckedCheckpointIO(AnomalibCheckpointIO):
+    """Reads checkpoints as anomalib does, and says which file is none."""
+
+    def load_checkpoint(  # type: ignore[override]  # as anomalib's
+        self, path: str | Path, map_location: Any = None, weights_only: bool = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path (str | Path): File.
+            map_location (Any): See ``torch.load``. Defaults to ``None``.
+            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
+
+        Returns:
+            dict[str, Any]: What Lightning has saved.
+
+        Raises:
+            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
+            OSError: If it cannot be opened.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only)
+        except OSError:
+            raise
+        except Exception as error:  # unpickling a damaged file raises nearly everything
+            # Around the reason torch says how to read the file unsafely.
+            reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+            raise _no_checkpoint(path, f"{type(error).__name__}: {reason}") from error
+        if not isinstance(checkpoint, dict):
+            raise _no_checkpoint(path, f"it holds a {type(checkpoint).__name__}")
+        if missing := {"state_dict", "pytorch-lightning_version"} - checkpoint.keys():
+            raise _no_checkpoint(path, f"it has no {' and no '.join(sorted(missing))}")
+        return checkpoint
+
+
 class SizedCheckpoint(nn.Module):
     """Checkpoints that open at another image size, and without a network.
 
@@ -35,6 +75,14 @@ class SizedCheckpoint(nn.Module):
     model: Any
     hparams: Any
     pre_processor: Any
+    trainer: Any
+
+    def setup(self, stage: str) -> None:
+        """Let the trainer tell files that are no checkpoints, before it reads one."""
+        super().setup(stage)  # type: ignore[misc]
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:
+            strategy.checkpoint_io = CheckedCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the image size, so that the model can be opened at another one."""
@@ -100,8 +148,11 @@ class SizedCheckpoint(nn.Module):
 
         Raises:
             ArchitectureMismatchError: If the checkpoint belongs to another architecture.
+            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
         """
         kwargs.setdefault("pre_trained", False)
+        # Lightning 2.6 raises a KeyError or the like for a file of another content, without its name.
+        CheckedCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, "cpu", weights_only)  # type: ignore[attr-defined]
         return super().load_from_checkpoint(  # type: ignore[misc]
             checkpoint_path,
             map_location=map_location,
@@ -110,6 +161,13 @@ class SizedCheckpoint(nn.Module):
             weights_only=weights_only,
             **kwargs,
         )
+
+
+def _no_checkpoint(path: str | Path, reason: str) -> CheckpointFileError:
+    return CheckpointFileError(
+        f"{path} cannot be read as a checkpoint: {reason}. Give a file *.ckpt that training has written; one that is "
+        "damaged has to be copied again."
+    )
 
 
 def forget_scores(checkpoint: dict[str, Any]) -> None:

@@ -24,9 +24,9 @@ from torchvision.transforms.v2 import Compose, Normalize
 
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.callbacks import ExactResume, FlushDenormals, RunLength, TrainingData
-from anomalib_unias.data.depth_check import DepthCheck
 from anomalib_unias.data.feature_cache import FeatureDataset, cached_features, weights_identity
 from anomalib_unias.data.feature_files import feature_folder
+from anomalib_unias.data.image_check import ImageCheck
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
 from anomalib_unias.pre_processing import ExportableResize
@@ -265,7 +265,7 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             list[Callback]: The parts of the model that are callbacks, and those of this package.
         """
         parts = cast("Sequence[Callback]", super().configure_callbacks())
-        return [*parts, DepthCheck(), FlushDenormals(), ExactResume()]
+        return [*parts, ImageCheck(), FlushDenormals(), ExactResume()]
 
     def on_fit_start(self) -> None:
         """Refuse an empty training set, and compute the frozen features of the others once.
