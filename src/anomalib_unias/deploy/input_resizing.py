@@ -45,7 +45,11 @@ def cut_resizing(model: ov.Model) -> tuple[ov.Model, tuple[int, int]] | None:
     start = ops.parameter([1, 3, *size], np.float32, name="resized")
     for use in uses:
         use.replace_source_output(start.output(0))
-    return ov.Model(model.get_results(), [start]), size
+    _fix_batch(model.input(0).get_node().output(0))
+    try:
+        return ov.Model(model.get_results(), [start]), size
+    except RuntimeError:  # something else depends on the size of the original image
+        return None
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -81,6 +85,18 @@ def _resized(model: ov.Model) -> Output | None:
         shape = output.partial_shape
         if shape.rank.get_length() == 4 and shape[1] == 3 and shape[2].is_static and shape[3].is_static:
             found = output
+
+
+def _fix_batch(images: Output) -> None:
+    """Let what asks for the number of images have a constant, 1."""
+    shapes = [use.get_node() for use in images.get_target_inputs() if use.get_node().get_type_name() == "ShapeOf"]
+    for gather in [use.get_node() for shape in shapes for use in shape.output(0).get_target_inputs()]:
+        index = gather.input_value(1).get_node()
+        if gather.get_type_name() == "Gather" and index.get_type_name() == "Constant" and not np.any(index.get_data()):
+            count = gather.output(0)
+            one = ops.constant(np.ones(count.get_shape(), count.get_element_type().to_dtype()))
+            for use in count.get_target_inputs():
+                use.replace_source_output(one.output(0))
 
 
 def _probes(model: ov.Model) -> Iterator[np.ndarray]:

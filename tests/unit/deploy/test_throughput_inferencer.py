@@ -9,6 +9,7 @@ from anomalib.deploy import OpenVINOInferencer
 from anomalib.models import Padim
 from anomalib.pre_processing import PreProcessor
 from exported_toy import write_toy_model
+from openvino import opset13 as ops
 from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize
 
@@ -99,6 +100,17 @@ def test_resizing_is_done_outside_with_the_same_answer(resizing_model, tmp_path,
         expected = model(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
     np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map.numpy(), atol=1e-4)
     np.testing.assert_allclose(found.image[0] * 255, pixels, atol=1e-4)
+
+
+@pytest.mark.parametrize(("axis", "can_be_cut"), [(0, True), (2, False)], ids=["images", "rows"])
+def test_what_depends_on_the_shape_of_the_original_image(resizing_model, axis, can_be_cut):
+    """The number of images is 1 after the resizing too; their rows are others."""
+    model = one_image(resizing_model[1])
+    count = ops.gather(ops.shape_of(model.input(0).get_node()), np.array([axis]), np.array(0))
+    score = model.output("pred_score").get_node().input(0)
+    expected = ops.multiply(score.get_source_output(), ops.convert(count, "f32"))
+    score.replace_source_output(expected.output(0))
+    assert (cut_resizing(model) is not None) == can_be_cut
 
 
 def test_all_kinds_of_images(line, tmp_path):
