@@ -171,7 +171,7 @@ def test_gradients_come_from_every_level_of_the_loss():
         ({"hidden_dim": 30}, ValueError, "divisible by 4"),
         ({"local_block": "cnn"}, ValueError, "'mgg', 'light', 'ungated', 'conv' or 'none'"),
         ({"reconstruction_head": "mlp"}, ValueError, "resize"),
-        ({"image_score": "mean"}, ValueError, "image_score must be one of"),
+        ({"image_score": "sum"}, ValueError, "image_score must be one of"),
         ({"backbone": "vit_tiny_patch16_224"}, ValueError, "."),
     ],
 )

@@ -98,7 +98,7 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
         visualizer: Visualizer | bool = True,
     ) -> None:
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(image_size, backbone)
+            pre_processor = self.configure_pre_processor(image_size or self.default_size, backbone)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,

@@ -9,7 +9,6 @@ from anomalib_unias.models.components import CalibratedPreset, with_defaults, wi
 from .lightning_model import ReContrast
 
 RECONTRAST_LITE: dict[str, Any] = {
-    "image_size": (224, 224),
     "backbone": "efficientnet_lite0",
     "widths": (24, 40, 112, 224),
     "block": "basic",
@@ -36,6 +35,8 @@ class ReContrastLite(CalibratedPreset, ReContrast, AnomalibModule):  # type: ign
         >>> type(model.post_processor).__name__, model.hparams.widths
         ('CadaPostProcessor', (24, 40, 112, 224))
     """
+
+    default_size = (224, 224)
 
     __init__ = with_defaults(ReContrast.__init__, RECONTRAST_LITE)
     # The command line describes the arguments from here, and knows the default values by itself.
