@@ -27,6 +27,26 @@ TINY = {
     "training_steps": 4,
 }
 
+_TINY_PEER = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 96), "training_steps": 4}
+_TINY_PEERS = {
+    "UniAD": {
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "feedforward_dim": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "neighbor_mask_size": 3,
+        "feature_cache": "off",
+    },
+    "ReContrast": {
+        "widths": (8, 12, 16, 20),
+        "block": "basic",
+        "block_width": 64,
+        "bottleneck_blocks": 1,
+        "decoder_blocks": (1, 1, 1),
+    },
+}
+
 
 @pytest.fixture(autouse=True)
 def same_random_numbers_every_time() -> None:
@@ -38,6 +58,16 @@ def same_random_numbers_every_time() -> None:
 def tiny_arguments() -> dict:
     """Constructor arguments of a UniAS that trains in seconds."""
     return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_peer() -> Callable[[type], dict]:
+    """Constructor arguments of a UniAD or ReContrast that trains in seconds."""
+
+    def arguments(model: type) -> dict:
+        return _TINY_PEER | _TINY_PEERS[model.__name__]
+
+    return arguments
 
 
 @pytest.fixture(scope="session")
