@@ -140,7 +140,7 @@ def test_uniad_takes_one_tenth_of_the_rate_in_the_end(tmp_path, build, data):
     assert rates == pytest.approx([1e-4] * 7 + [1e-5] * 3)
 
 
-def test_recontrast_trains_its_encoder_slowly(tmp_path, build, data):
+def test_recontrast_trains_its_encoder_slowly(build):
     model = build(ReContrast)
     optimizer = model.configure_optimizers()
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 1e-5]

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2306.02602.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from anomalib.data import ImageBatch
@@ -159,7 +159,7 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
             FloatingPointError: If the loss is not finite; the message names the images.
         """
         del args, kwargs
-        targets, reconstructions = self.model.reconstruct(batch.image)
+        targets, reconstructions = self.model.reconstruct(cast("torch.Tensor", batch.image))
         strength = mining_strength(self.global_step, self.planned_steps())
         return self.log_loss(self.loss(targets, reconstructions, strength), batch)
 
@@ -172,5 +172,5 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
         encoder = list(self.model.trained_encoder.parameters())
         parts = (self.model.bottleneck, self.model.decoder, self.model.frozen_heads, self.model.trained_heads)
         others = [parameter for part in parts for parameter in part.parameters()]
-        groups = [{"params": others}, {"params": encoder, "lr": self.encoder_learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": encoder, "lr": self.encoder_learning_rate}]
         return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
