@@ -12,7 +12,8 @@ applied to the same anomaly maps. A group, model and seed that is in the table i
 - ``cada``: the default of ``CadaPostProcessor``.
 
 ``paper_cada.md`` has what the paper has: AUROC and AP of images (detect) and pixels (localise), of the joint set
-(``mixed``) and as the mean of the products (``mean``). The paper's numbers are of other data, and of the published sizes:
+(``mixed``) and as the mean of the products (``mean``). The paper's numbers are of other data, and of the published
+sizes:
 
 | image AUROC / AP, then pixel AUROC / AP; MVTec AD | UniAD | RevDist | ReContrast | all three with CADA |
 |---|---|---|---|---|
