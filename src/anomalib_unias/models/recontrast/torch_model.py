@@ -117,7 +117,9 @@ class ReContrastModel(nn.Module):
         # Both in one batch: they share the statistics of the normalisation, through which even the pair whose input is
         # frozen teaches the trained encoder.
         both = [torch.cat(level) for level in zip(trained, frozen, strict=True)]
-        decoded = [level.chunk(2) for level in self.decoder(self.bottleneck(both))]
-        of_frozen = self.frozen_heads([from_trained for from_trained, _ in decoded])
-        of_trained = self.trained_heads([from_frozen for _, from_frozen in decoded])
+        decoded = self.decoder(self.bottleneck(both))
+        # Not chunk(), which would fix the number of images in an exported graph.
+        count = images.shape[0]
+        of_frozen = self.frozen_heads([level[:count] for level in decoded])
+        of_trained = self.trained_heads([level[count:] for level in decoded])
         return (frozen, trained), (of_frozen, of_trained)
