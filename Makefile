@@ -12,6 +12,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	# Its demand of OpenCV 4 would replace the one that the measurements were taken with.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt "openvino-model-api ; python_version >= '3.11'"
 	touch $@
 
 demo: $(VENV)/.installed

@@ -34,7 +34,7 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from benchmarks.metrics_memory import memory_mb
-from benchmarks.preset import BACKBONE, LAYERS, lite_arguments, make_up_prototypes
+from benchmarks.preset import BACKBONE, LAYERS, make_up_prototypes
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +45,7 @@ from anomalib_unias.backbones import register_backbones
 from anomalib_unias.deploy import ThroughputInferencer
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
 from anomalib_unias.deploy.predictions import QUIET_ONNX, onnxruntime_session, pixels_of
+from anomalib_unias.models.unias.lite import UNIAS_LITE
 from anomalib_unias.pre_processing import make_exportable
 
 COLUMNS = ["model", "backend", "precision", "mode", "batch"]
@@ -65,7 +66,7 @@ PATCHCORE_BANK = 4155
 
 
 def _unias_lite() -> AnomalibModule:
-    model = UniAS(**lite_arguments() | {"pre_trained": False})
+    model = UniAS(**UNIAS_LITE | {"pre_trained": False})
     make_up_prototypes(model.model)
     return model
 

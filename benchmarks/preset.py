@@ -1,19 +1,11 @@
-"""What the benchmarks share: arguments and made-up prototypes of the preset for CPUs, its backbone for others."""
-
-from typing import Any
+"""What the benchmarks share: made-up prototypes of the preset for CPUs, its backbone for others."""
 
 import torch
 
 from anomalib_unias import UniASModel
-from anomalib_unias.models.unias.lite import UNIAS_LITE
 
 BACKBONE = "efficientnet_lite0"
 LAYERS = ["blocks.2", "blocks.4"]
-
-
-def lite_arguments() -> dict[str, Any]:
-    """What the preset gives to UniAS, but for the post-processor."""
-    return dict(UNIAS_LITE)
 
 
 def make_up_prototypes(model: UniASModel) -> None:

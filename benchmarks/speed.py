@@ -22,11 +22,12 @@ import pandas as pd
 import torch
 from benchmarks.metrics_memory import memory_mb, start_peak
 from benchmarks.plain import make_plain
-from benchmarks.preset import lite_arguments, make_up_prototypes
+from benchmarks.preset import make_up_prototypes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_unias import UniASModel
+from anomalib_unias.models.unias.lite import UNIAS_LITE
 from anomalib_unias.models.unias.loss import UniASLoss
 
 OUTPUT = Path("benchmarks/results/speed.csv")
@@ -60,7 +61,7 @@ class Backbone(nn.Module):
 def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     """Build ``"b4"``, the model of the paper, or ``"lite"``, the preset for CPUs, with random weights."""
     torch.manual_seed(0)
-    given = lite_arguments() if preset == "lite" else {}
+    given = UNIAS_LITE if preset == "lite" else {}
     accepted = inspect.signature(UniASModel).parameters  # the rest is about training
     arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})

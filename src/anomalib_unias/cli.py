@@ -87,11 +87,12 @@ def main() -> None:
 
 
 def _functions() -> dict[str, Callable[..., None]]:
-    from anomalib_unias.deploy.commands import inspect, parity
+    from anomalib_unias.deploy.commands import adapt, describe, inspect, parity
     from anomalib_unias.report.commands import compare, shift
 
-    functions: list[Callable[..., None]] = [cache, compare, configs, convert, examples, inspect, parity, shift]
-    return {function.__name__: function for function in functions}
+    files: list[Callable[..., None]] = [cache, configs, examples]
+    models: list[Callable[..., None]] = [adapt, compare, convert, describe, inspect, parity, shift]
+    return {function.__name__: function for function in (*files, *models)}
 
 
 def parser() -> "ArgumentParser":

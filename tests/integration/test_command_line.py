@@ -7,6 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
+import openvino as ov
 import pytest
 import torch
 import yaml
@@ -88,6 +90,7 @@ def test_export_gives_the_same_answer_and_is_quiet(inside, checkpoint, kind, cap
     printed = "".join(capfd.readouterr())
     assert "Traceback" not in printed
     assert "[torch.onnx]" not in printed
+    assert described(inside / kind / "weights" / kind, kind)
     image_path = inside / "data/plate/test/square/000.png"
     # As large as the network input: what resizing does in each runtime is another matter.
     image = cv2.resize(cv2.cvtColor(cv2.imread(str(image_path)), cv2.COLOR_BGR2RGB), (96, 64))
@@ -97,6 +100,14 @@ def test_export_gives_the_same_answer_and_is_quiet(inside, checkpoint, kind, cap
     found_map, found_score = predict(inside / kind / "weights" / kind, kind, image)
     np.testing.assert_allclose(found_map, expected.anomaly_map.squeeze(), atol=1e-4)
     np.testing.assert_allclose(found_score, expected.pred_score.squeeze(), atol=1e-4)
+
+
+def described(folder: Path, kind: str) -> bool:
+    """Whether an export says what it is; that of torch needs not."""
+    if kind == "onnx":
+        properties = onnx.load(folder / "model.onnx", load_external_data=False).metadata_props
+        return {"model_info model_type", "model_info labels"} <= {each.key for each in properties}
+    return kind == "torch" or ov.Core().read_model(folder / "model.xml").has_rt_info(["model_info", "labels"])
 
 
 def predict(folder: Path, kind: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """The same answer in training and after export, on original files through the real inferencers."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -77,6 +79,7 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
     report = check_export_parity(model, datamodule(folder))
     rows = report.frame().set_index("stage")
     assert {"lightning predict", "lightning test", "torch", "openvino"} <= set(rows.index)
+    assert ("model api" in rows.index) == (find_spec("model_api") is not None)
     assert report.passed, rows.to_string()
     assert rows["image_auroc"].notna().all()
 

@@ -195,7 +195,7 @@ def test_exit_code_and_standard_output(model, folder):
     assert len(list((folder.parent / "overlays").iterdir())) == 7
     told = errors.decode()
     assert "8.png' is skipped: it is a named pipe" in told
-    assert "8 images, 1 without a result." in told
+    assert "8 images, 1 without a result, 3 with remarks." in told
     assert "Traceback" not in told
 
 

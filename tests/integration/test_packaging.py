@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).with_name("registration_probe.py")
 DOCUMENTATION = Path(__file__).with_name("documentation_probe.py")
 # Of the repository, or of an environment of another program.
-ELSEWHERE = ("make ", "pip ", "python -m venv ", "serving/bin/", "python -m benchmarks.")
+ELSEWHERE = ("make ", "pip ", "mkdir ", "docker ", "python -m venv ", "serving/bin/", "python -m benchmarks.")
 DOCUMENTED = [command for command in documented_commands() if not command.startswith(ELSEWHERE)]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "anomalib"
 

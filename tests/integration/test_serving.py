@@ -1,5 +1,6 @@
-"""The example in ``examples/serving``: an exported model behind the open inference protocol."""
+"""The examples in ``examples/serving`` and ``examples/model_server``: an exported model behind a server."""
 
+import json
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
+import openvino as ov
 import pytest
 
 SERVING = Path(__file__).parents[2] / "examples" / "serving"
@@ -74,3 +76,20 @@ def test_a_server_of_the_open_inference_protocol_answers(server):
     assert found["pred_score"].item() == pytest.approx(0.8)
     assert found["pred_label"].item() == 1
     np.testing.assert_allclose(found["anomaly_map"].squeeze(), pixels[..., 0] / 255, atol=1e-6)
+
+
+def test_configuration_of_openvino_model_server():
+    """Its schema: these keys are needed, and it refuses keys that it does not know."""
+    content = json.loads((SERVING.parent / "model_server" / "config.json").read_text())
+    assert content.keys() == {"model_config_list"}
+    for entry in content["model_config_list"]:
+        assert entry.keys() == {"config"}
+        needed, known = (
+            {"name", "base_path"},
+            {"target_device", "plugin_config", "nireq", "batch_size", "shape", "layout"},
+        )
+        assert needed <= entry["config"].keys() <= needed | known
+        assert isinstance(entry["config"]["plugin_config"], dict)
+        assert ov.Core().get_property(entry["config"]["target_device"], "SUPPORTED_PROPERTIES").keys() >= set(
+            entry["config"]["plugin_config"]
+        )

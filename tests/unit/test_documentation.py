@@ -60,7 +60,11 @@ def test_extras_are_there():
 @pytest.mark.parametrize("source", blocks("python"))
 def test_python_imports_what_there_is(source):
     imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    exec(compile(ast.Module(imports, []), "a document", "exec"), {})
+    try:
+        exec(compile(ast.Module(imports, []), "a document", "exec"), {})
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != "model_api":  # of an extra
+            raise
 
 
 @pytest.fixture(scope="module")

@@ -11,46 +11,94 @@ from lightning.pytorch.utilities import CombinedLoader
 _KEY = "anomalib_unias_rng_state"
 _CUDA_KEY = "anomalib_unias_cuda_rng_state"
 _LOADER_KEY = "anomalib_unias_loader_rng_states"
+_EPOCH_KEY = "anomalib_unias_epoch_start"
+
+States = dict[str, Any]
+"""States of all generators, by the keys that they have in a checkpoint."""
 
 
 class ExactResume(Callback):
-    """Lets a run that is resumed from the end of an epoch go on as if it had not stopped.
+    """Lets a run that is resumed go on as if it had not stopped.
 
     Checkpoints hold the state of the global generators of random numbers, and of the generators that the loader of the
-    training images and its samplers have of their own. In several processes each goes on with the state of the first.
+    training images and its samplers have of their own: as they are, and as they were when the epoch began. Within an
+    epoch the order of its images is drawn again, and those that were seen are read and left out. In several processes
+    each goes on with the state of the first. Worker processes that augment images draw other random numbers in the
+    rest of the very first epoch.
     """
 
     def __init__(self) -> None:
         self._resumed: dict[str, Any] | None = None
+        self._epoch: States | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state of all generators."""
-        checkpoint[_KEY] = torch.get_rng_state()
-        if pl_module.device.type == "cuda":
-            checkpoint[_CUDA_KEY] = torch.cuda.get_rng_state(pl_module.device)
-        checkpoint[_LOADER_KEY] = [generator.get_state() for generator in _generators(trainer)]
+        checkpoint.update(_states(trainer, pl_module))
+        checkpoint[_EPOCH_KEY] = self._epoch
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the state of all generators until an epoch begins."""
+        """Remember the state of all generators until the training begins."""
         del trainer, pl_module
         self._resumed = checkpoint if _KEY in checkpoint else None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on within an epoch, for which Lightning does not call ``on_train_epoch_start``."""
+        loop = trainer.fit_loop
+        if self._resumed is None or not loop.restarted_mid_epoch:
+            return
+        fetcher: Any = loop._data_fetcher  # Lightning has made it by now
+        progress: Any = loop.epoch_loop.batch_progress.current
+        seen = progress.processed
+        complete = seen >= trainer.num_training_batches
+        if complete and not loop.epoch_loop.restarted_on_train_batch_end:
+            return  # from the validation at the end of an epoch: nothing is left of it, and the next one begins
+        state, self._resumed = self._resumed, None
+        self._epoch = state.get(_EPOCH_KEY)
+        if complete or self._epoch is None:
+            _restore(trainer, pl_module, state)
+            self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
+            iter(fetcher)
+            return
+        _restore(trainer, pl_module, self._epoch)
+        iter(fetcher)
+        if self._epoch["iterator_exists"]:
+            # Lightning makes the iterator of the first epoch, which draws a number, before that begins.
+            _restore(trainer, pl_module, self._epoch)
+        for _ in range(seen):
+            next(fetcher.iterator)
+        _restore(trainer, pl_module, state)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the random numbers where the interrupted run would have."""
+        loop = trainer.fit_loop
         if self._resumed is None:
+            first = trainer.current_epoch == 0
+            self._epoch = {**_states(trainer, pl_module), "iterator_exists": first}
             return
         state, self._resumed = self._resumed, None
-        torch.set_rng_state(state[_KEY].cpu())
-        if _CUDA_KEY in state and pl_module.device.type == "cuda":
-            torch.cuda.set_rng_state(state[_CUDA_KEY].cpu(), pl_module.device)
-        generators = list(_generators(trainer))
-        if len(generators) == len(state.get(_LOADER_KEY, [])):
-            for generator, saved in zip(generators, state[_LOADER_KEY], strict=True):
-                generator.set_state(saved.cpu())
-        loop = trainer.fit_loop
+        _restore(trainer, pl_module, state)
+        self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
         if loop._data_fetcher is not None and (loop.is_resuming or loop.restarting):
             # Lightning has drawn the order of images before it could be told the state, and would not again.
             iter(loop._data_fetcher)
+
+
+def _states(trainer: Trainer, pl_module: LightningModule) -> States:
+    states: States = {_KEY: torch.get_rng_state()}
+    if pl_module.device.type == "cuda":
+        states[_CUDA_KEY] = torch.cuda.get_rng_state(pl_module.device)
+    states[_LOADER_KEY] = [generator.get_state() for generator in _generators(trainer)]
+    return states
+
+
+def _restore(trainer: Trainer, pl_module: LightningModule, states: States) -> None:
+    torch.set_rng_state(states[_KEY].cpu())
+    if _CUDA_KEY in states and pl_module.device.type == "cuda":
+        torch.cuda.set_rng_state(states[_CUDA_KEY].cpu(), pl_module.device)
+    generators = list(_generators(trainer))
+    if len(generators) == len(states.get(_LOADER_KEY, [])):
+        for generator, saved in zip(generators, states[_LOADER_KEY], strict=True):
+            generator.set_state(saved.cpu())
 
 
 def _generators(trainer: Trainer) -> Iterator[torch.Generator]:

@@ -33,6 +33,7 @@ class RunLength(SharedCallback):
         self._model: weakref.ref[LightningModule] | None = None
         self._unused: list[tuple[Callback, dict[str, Any]]] = []
         self._validates_at_end = False
+        self._trained = False
 
     def begin(self, trainer: Trainer, model: LightningModule, steps: int) -> None:
         """Set what the user has not set, until the run ends.
@@ -45,6 +46,7 @@ class RunLength(SharedCallback):
         """
         self._end(trainer)  # of a run that failed before its callbacks were called
         self._begin_anew(trainer, model)
+        self._trained = False
         loop = trainer.fit_loop
         self._given = {
             "max_steps": loop.epoch_loop.max_steps,
@@ -57,11 +59,27 @@ class RunLength(SharedCallback):
             loop.epoch_loop.max_steps = steps
         self._plan_validations(trainer, only_steps=loop.max_epochs in {None, -1} and not timed)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there is something to train."""
+        del trainer, pl_module
+        self._trained = True
+
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Have the last step of a run validated."""
         del args, kwargs
         if self._validates_at_end and trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             trainer.val_check_batch = 1
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate a model whose training was complete already, by a run that was stopped before it was validated.
+
+        Lightning ends such a resumed run at once. Its thresholds, and a checkpoint of it, would be missing.
+        """
+        del pl_module
+        if not self._trained and trainer.ckpt_path and trainer.enable_validation:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the trainer its limits back: Lightning does not tear down after an error."""

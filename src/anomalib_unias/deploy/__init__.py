@@ -1,6 +1,8 @@
 """Exported models: parity with training, and inspection on a production line."""
 
+from anomalib_unias.deploy.adaptation import adapt_export
 from anomalib_unias.deploy.errors import ExportedModelError, InspectionError, UnreadableImageError
+from anomalib_unias.deploy.model_info import describe_export
 from anomalib_unias.deploy.parity import ParityReport, ParityRow, check_export_parity
 from anomalib_unias.deploy.sources import ImageSource, find_images, watch_folder
 from anomalib_unias.deploy.throughput_inferencer import Inspected, ThroughputInferencer
@@ -14,7 +16,9 @@ __all__ = [
     "ParityRow",
     "ThroughputInferencer",
     "UnreadableImageError",
+    "adapt_export",
     "check_export_parity",
+    "describe_export",
     "find_images",
     "watch_folder",
 ]

@@ -1,5 +1,6 @@
 """Commands about exported models."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,10 +11,14 @@ from anomalib.data.utils import get_image_filenames
 from anomalib.models.components import AnomalibModule
 from rich.console import Console
 
+from anomalib_unias.deploy.adaptation import adapt_export
 from anomalib_unias.deploy.errors import ExportedModelError, InspectionError
 from anomalib_unias.deploy.inspection import run_inspection
+from anomalib_unias.deploy.model_info import describe_export
 from anomalib_unias.deploy.parity import check_export_parity
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
+
+logger = logging.getLogger(__name__)
 
 
 def inspect(
@@ -54,6 +59,34 @@ def inspect(
     except (OSError, ExportedModelError, InspectionError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     raise SystemExit(1 if problems else 0)
+
+
+def describe(model: Path) -> None:
+    """Write into an export of any anomalib model what it is, as UniAS does by itself: for Model API and Model Server.
+
+    Args:
+        model (Path): ``*.xml`` or ``*.onnx``, with normalised scores. Its weights are not touched.
+    """
+    try:
+        info = describe_export(model)
+    except (OSError, ExportedModelError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    logger.info("\n".join(f"{key}: {value}" for key, value in info.items()))
+
+
+def adapt(model: Path, output: Path, consumer: Literal["model_api", "dl_streamer"] = "model_api") -> None:
+    """Write an export in the form that a program demands which cannot take it as it is.
+
+    Args:
+        model (Path): Export of any anomalib model, ``*.xml`` or ``*.onnx``.
+        output (Path): IR to write, ``*.xml``.
+        consumer (Literal["model_api", "dl_streamer"]): Images of any size as OpenCV reads them, for Model API and Model
+            Server, or the map alone. Defaults to ``"model_api"``.
+    """
+    try:
+        logger.info("Wrote %s.", adapt_export(model, output, consumer))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 def parity(

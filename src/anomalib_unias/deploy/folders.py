@@ -21,6 +21,18 @@ _KINDS = {
 }
 
 
+def state_of(status: os.stat_result) -> State:
+    """Take the state of a file from what the system says of it.
+
+    Args:
+        status (os.stat_result): Of the file.
+
+    Returns:
+        State: Its size and time.
+    """
+    return status.st_size, status.st_mtime
+
+
 class FolderScan:
     """Looks for image files in a folder and its sub-folders.
 
@@ -62,7 +74,7 @@ class FolderScan:
         if not stat.S_ISREG(status.st_mode):
             self._warn(path, _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file"))
             return None
-        return status.st_size, status.st_mtime
+        return state_of(status)
 
     def _warn_of_error(self, error: OSError) -> None:
         self._warn(Path(error.filename), f"not accessible ({error.strerror})")

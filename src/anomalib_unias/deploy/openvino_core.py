@@ -1,8 +1,11 @@
 """The one OpenVINO core of the process."""
 
 from functools import cache
+from pathlib import Path
 
 import openvino as ov
+
+from anomalib_unias.deploy.errors import ExportedModelError
 
 FULL_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 """OpenVINO computes in bfloat16 on a CPU that can, unless told otherwise, and a model file cannot tell it."""
@@ -20,3 +23,26 @@ def openvino_core() -> ov.Core:
         ov.Core: The same at each call.
     """
     return ov.Core()
+
+
+def read_export(path: str | Path) -> ov.Model:
+    """Read an exported model.
+
+    Args:
+        path (str | Path): ``*.xml`` or ``*.onnx``.
+
+    Returns:
+        ov.Model: The model.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ExportedModelError: If OpenVINO cannot read it.
+    """
+    if not Path(path).is_file():
+        msg = f"{path} does not exist: expected a model exported by anomalib, *.xml or *.onnx."
+        raise FileNotFoundError(msg)
+    try:
+        return openvino_core().read_model(path)
+    except RuntimeError as error:
+        msg = f"{path} is no model that OpenVINO reads: expected an export of anomalib, *.xml or *.onnx. {error}"
+        raise ExportedModelError(msg) from error

@@ -17,6 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_unias.data.reading import check_header
 from anomalib_unias.deploy import predictions as run
+from anomalib_unias.deploy.adaptation import adapt_export
+from anomalib_unias.deploy.errors import ExportedModelError
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
 from anomalib_unias.deploy.predictions import QUIET_ONNX, Predictions
 from anomalib_unias.deploy.stages import STAGES, StagedModel, load_runtimes, stagewise_predictions
@@ -139,8 +141,8 @@ def check_export_parity(
     """Run a trained model in all ways on the same original files, and compare the answers.
 
     Lightning's ``test`` (of a datamodule) and ``predict``, anomalib's inferencers for torch and OpenVINO, and ONNX
-    Runtime if it is installed. If an answer differs, it is also told what each stage of the exported graph alone
-    changes. All on the CPU; the model is not changed.
+    Runtime and OpenVINO's Model API if they are installed. If an answer differs, it is also told what each stage of the
+    exported graph alone changes. All on the CPU; the model is not changed.
 
     Args:
         model (AnomalibModule): Any trained model of anomalib.
@@ -213,6 +215,12 @@ def _exported(model: AnomalibModule, files: Sequence[Path], root: Path) -> dict[
         logger.warning("ONNX Runtime is left out: it is not installed (pip install onnxruntime).")
     found["openvino"] = run.predict_by_openvino(xml, files, FULL_PRECISION)
     found[DEFAULT_PRECISION] = run.predict_by_openvino(xml, files, {})
+    try:
+        found["model api"] = run.predict_by_model_api(adapt_export(xml, root / "model_api.xml", "model_api"), files)
+    except ModuleNotFoundError:
+        logger.warning("Model API is left out: it is not installed (pip install openvino-model-api).")
+    except ExportedModelError as error:
+        logger.warning("Model API is left out. %s", error)
     return found
 
 

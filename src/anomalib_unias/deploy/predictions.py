@@ -18,6 +18,8 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
+
 QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
 """The opset that the exporter of torch writes. anomalib 2.7.0 asks for 14: the exporter then tries to convert its file,
 prints the traceback of a failure, and leaves the file as it is."""
@@ -123,6 +125,32 @@ def predict_by_onnxruntime(path: Path, files: Sequence[Path]) -> Predictions:
     """
     run = onnxruntime_session(path)
     return {str(file): prediction_of(run(pixels_of(file))) for file in files}
+
+
+def predict_by_model_api(path: Path, files: Sequence[Path]) -> Predictions:
+    """Predict image files by OpenVINO's Model API.
+
+    Args:
+        path (Path): IR ``*.xml`` that takes bytes in the order BGR, see :func:`~.adaptation.for_model_api`.
+        files (Sequence[Path]): Images of any size.
+
+    Returns:
+        Predictions: By image path, without maps: those of Model API have 256 levels, and the size of the image.
+
+    Raises:
+        ModuleNotFoundError: If Model API is not installed.
+    """
+    adapters, models = import_module("model_api.adapters"), import_module("model_api.models")
+    adapter = adapters.OpenvinoAdapter(openvino_core(), str(path), device="CPU", plugin_config=dict(FULL_PRECISION))
+    model = models.Model.create_model(adapter)
+    found = {}
+    for file in files:
+        pixels = np.rint(255 * pixels_of(file)[0].transpose(1, 2, 0)).astype(np.uint8)
+        result = model(np.ascontiguousarray(pixels[..., ::-1]))
+        # The output of the model as a word, whatever its labels are called.
+        label = result.pred_label in {"True", "1", "1.0"}
+        found[str(file)] = Prediction(float(result.pred_score), label, None)
+    return found
 
 
 def onnxruntime_session(path: Path) -> Any:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from anomalib_unias.data.reading import read_rgb, rgb_of
 from anomalib_unias.deploy.errors import UnreadableImageError
-from anomalib_unias.deploy.folders import FolderScan, State
+from anomalib_unias.deploy.folders import FolderScan, State, state_of
 
 # Containers whose header has the number of frames. For others OpenCV computes it from the duration, which may be a
 # little off.
@@ -63,10 +63,9 @@ class ImageSource:
         if self.pixels is not None or self.problem is not None:
             return None
         try:
-            status = Path(self.name).stat()
+            return state_of(Path(self.name).stat())
         except (OSError, ValueError):  # no file can have a zero byte in its name
             return None
-        return status.st_size, status.st_mtime
 
 
 def _as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Many images through an exported model, as fast as OpenVINO can."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,9 +20,12 @@ from platformdirs import user_cache_path
 from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.input_resizing import cut_resizing, resize
-from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
+from anomalib_unias.deploy.model_info import doubts
+from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core, read_export
 from anomalib_unias.deploy.remarks import remarks_on
 from anomalib_unias.deploy.sources import ImageSource
+
+logger = logging.getLogger(__name__)
 
 Hint = Literal["throughput", "latency"]
 AnyImage = str | Path | np.ndarray | Image.Image | ImageSource
@@ -123,9 +127,6 @@ class ThroughputInferencer:
         config: Mapping[str, Any] | None = None,
         cache_dir: Path | None = None,
     ) -> None:
-        if not Path(path).is_file():
-            msg = f"{path} does not exist: expected a model exported by anomalib, *.xml or *.onnx."
-            raise FileNotFoundError(msg)
         if hint not in {"throughput", "latency"}:
             msg = f"hint must be 'throughput' or 'latency', got {hint!r}."
             raise ValueError(msg)
@@ -137,7 +138,9 @@ class ThroughputInferencer:
             **(config or {}),
         }
         self.readers = readers
-        model = _for_one_image(_read_model(core, path), path)
+        model = read_export(path)
+        doubtful = doubts(model)
+        model = _for_one_image(model, path)
         self._image_shape = model.input(0).partial_shape
         self._size: tuple[int, int] | None
         model, self._size = cut_resizing(model) or (_with_byte_input(model), None)
@@ -146,6 +149,8 @@ class ThroughputInferencer:
         if "pred_score" not in self._names:
             msg = f"{path} has the outputs {self._names}, expected a 'pred_score': export the model with anomalib."
             raise ExportedModelError(msg)
+        for sentence in doubtful:
+            logger.warning("%s: %s.", path, sentence)
         self._idle: list[InferRequest] = []
         self.requests: int = requests or self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
@@ -280,14 +285,6 @@ def _source(image: AnyImage) -> ImageSource:
     if isinstance(image, Image.Image):
         return ImageSource("image", image)
     return ImageSource("pixels", image)
-
-
-def _read_model(core: ov.Core, path: str | Path) -> ov.Model:
-    try:
-        return core.read_model(path)
-    except RuntimeError as error:
-        msg = f"{path} is no model that OpenVINO reads: expected an export of anomalib, *.xml or *.onnx. {error}"
-        raise ExportedModelError(msg) from error
 
 
 def _for_one_image(model: ov.Model, path: str | Path) -> ov.Model:

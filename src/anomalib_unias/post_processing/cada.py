@@ -405,6 +405,18 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate a model whose training was complete already, by a run that was stopped before it was calibrated.
+
+        Lightning ends such a resumed run without a call of ``on_train_end``.
+
+        Args:
+            trainer (Trainer): The trainer.
+            pl_module (LightningModule): The trained model.
+        """
+        if self.calibration is None:
+            self.on_train_end(trainer, pl_module)
+
     def fit(self, data: CalibrationData) -> Calibration:
         """Fit a calibration with the options of this post-processor.
 

@@ -68,7 +68,8 @@ def rewrite_checkpoints(
 
 
 def _written_files(trainer: Trainer) -> set[Path]:
-    names: set[str] = set()
+    # A run that is resumed from its last step writes no other one.
+    names = {str(trainer.ckpt_path or "")}
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
             names |= {callback.best_model_path, callback.last_model_path, *callback.best_k_models}

@@ -70,7 +70,9 @@ class ClusterMeans:
 
     A mean of n values counts ``n t / (n t + w)``, with the variance w of values within clusters and the variance t
     between clusters, by the method of moments (James and Stein 1961, DerSimonian and Laird 1986). The images that the
-    model has been trained on have no say in the means, but in w as much as ten values: there may be few others.
+    model has been trained on have no say in the means, but in w as much as ten values: there may be few others. If
+    there are fewer than two others to a cluster, and a model knows those that it has been trained on by heart, w is at
+    least the variance of how far the others are above them.
 
     Args:
         number (Tensor): Values in each cluster, ``(K,)``.
@@ -100,13 +102,17 @@ class ClusterMeans:
             ClusterMeans: Clusters without values have the common mean.
         """
         values = values.double()
+        number, total = _totals(values[unseen], clusters[unseen], count)
         seen_squares, seen_freedom = _within(values[~unseen], clusters[~unseen], count)
         squares, freedom = _within(values[unseen], clusters[unseen], count)
         if seen_freedom > 0:
             squares, freedom = squares + _PRIOR * seen_squares / seen_freedom, freedom + _PRIOR
         within = squares / freedom if freedom > 0 else 0.0
+        if number.sum() < 2 * (number > 0).sum():
+            within = max(
+                within, _variance_of_differences(number, total, *_totals(values[~unseen], clusters[~unseen], count))
+            )
 
-        number, total = _totals(values[unseen], clusters[unseen], count)
         present = number > 0
         means = total[present] / number[present]
         spread = float(means.var(correction=1)) if len(means) > 1 else 0.0
@@ -150,3 +156,12 @@ def _within(values: Tensor, clusters: Tensor, count: int) -> tuple[float, int]:
     """Sum of the squared distances to the means of the clusters, and its degrees of freedom."""
     number, total = _totals(values, clusters, count)
     return float((values - (total / number)[clusters]).square().sum()), len(values) - int((number > 0).sum())
+
+
+def _variance_of_differences(number: Tensor, total: Tensor, other_number: Tensor, other_total: Tensor) -> float:
+    """Variance of single values, from how much the difference of two means varies from cluster to cluster."""
+    both = (number > 0) & (other_number > 0)
+    if both.sum() < 2:
+        return 0.0
+    differences = (total / number - other_total / other_number)[both]
+    return float(differences.var(correction=1) / (1 / number + 1 / other_number)[both].mean())

@@ -101,6 +101,30 @@ def test_a_resumed_run_continues_exactly(tmp_path, root, arguments, limit, at_ep
     assert first + resumed == whole
 
 
+@pytest.mark.parametrize("arguments", [{}, {"seed": 3}, {"sampling": "balanced", "seed": 3}, None], ids=str)
+@pytest.mark.parametrize("limit", [EPOCHS, STEPS], ids=str)
+def test_a_run_that_is_resumed_at_any_step_continues_exactly(tmp_path, root, arguments, limit):
+    """Within the first epoch and another one, and with a checkpoint of the last step of an epoch.
+
+    Lightning leaves out the validation that would have followed such a checkpoint, hence there is none here.
+    """
+    limit = {**limit, "limit_val_batches": 0}
+
+    def data():
+        if arguments is None:
+            return MVTecAD(root, "plate", num_workers=0, train_batch_size=2)
+        return unified(root, num_workers=0, **arguments)
+
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    whole = run(tmp_path, data(), 7, keep, **limit)
+    for step in (1, 3, 4, 6, 8):
+        again = ModelCheckpoint(tmp_path / str(step), "{step}", save_top_k=-1, every_n_train_steps=1)
+        checkpoint = tmp_path / f"step={step}.ckpt"
+        assert run(tmp_path, data(), 99, again, ckpt_path=checkpoint, **limit) == whole[step:]
+    twice = tmp_path / "1" / "step=2.ckpt"
+    assert run(tmp_path, data(), 98, ckpt_path=twice, **limit) == whole[2:]
+
+
 def test_generators_of_samplers_are_found():
     sampler = training_sampler(["a", "b", "b"], "balanced", seed=1)
     trainer = Trainer(barebones=True)

@@ -121,6 +121,20 @@ def test_levels_that_few_images_tell_count_less() -> None:
     torch.testing.assert_close(means.levels(), torch.tensor(expected))
 
 
+def test_one_image_of_each_kind_does_not_tell_the_level_of_a_model_that_knows_the_others_by_heart() -> None:
+    # The values of the training images are equal; the one other image of a kind is above them by anything.
+    values = torch.tensor([1.0, 1.01, 1.5, 1.0, 1.01, 1.0, 1.0, 1.01, 1.2])
+    clusters, unseen = torch.arange(3).repeat_interleave(3), torch.arange(9) % 3 == 2
+    means = ClusterMeans.fit(values, clusters, 3, unseen)
+    assert means.levels().abs().max() < 0.4 * (values[unseen] - values[unseen].mean()).abs().max()
+
+    # Where they tell the level of the training images as well, it counts.
+    kinds = torch.tensor([0.0, 3.0, -2.0])
+    levels = ClusterMeans.fit(values + kinds[clusters], clusters, 3, unseen).levels()
+    expected = values[unseen] + kinds
+    torch.testing.assert_close(levels, expected - expected.mean(), atol=0.05, rtol=0.05)
+
+
 def test_a_kind_without_unseen_images_has_the_level_of_the_nearest_one() -> None:
     descriptors, product, logs = products(3, 40)
     descriptors[product == 2] = descriptors[product == 0] + 0.5  # another kind, next to product 0

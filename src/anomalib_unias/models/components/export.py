@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class QuantizableExport(ExportMixin):
-    """Export that leaves the model as it was, and whose eight-bit versions keep the anomaly maps.
+    """Export that leaves the model as it was, says what it is, and whose eight-bit versions keep the anomaly maps.
 
     A base class to be named before ``AnomalibModule`` or any model of anomalib.
     """
@@ -37,12 +37,31 @@ class QuantizableExport(ExportMixin):
         Returns:
             Path: The file.
         """
+        from anomalib_unias.deploy.model_info import describe_export
         from anomalib_unias.deploy.predictions import QUIET_ONNX
 
         training = {module: module.training for module in self.modules()}  # type: ignore[attr-defined]
         path = super().to_onnx(export_root, model_file_name, input_size, **{"optimize": False, **QUIET_ONNX, **kwargs})
         for module, was_training in training.items():
             module.training = was_training
+        describe_export(path, self)  # type: ignore[arg-type]
+        return path
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        """Export to OpenVINO, with a description that OpenVINO's Model API and Model Server read.
+
+        Args:
+            export_root (Path | str): Folder.
+            *args (Any): See anomalib.
+            **kwargs (Any): See anomalib.
+
+        Returns:
+            Path: The file ``*.xml``.
+        """
+        from anomalib_unias.deploy.model_info import describe_export
+
+        path = super().to_openvino(export_root, *args, **kwargs)
+        describe_export(path, self)  # type: ignore[arg-type]
         return path
 
     @staticmethod

@@ -32,7 +32,8 @@ def with_defaults(function: F, defaults: Mapping[str, Any]) -> F:
         >>> with_defaults(area, {"height": 5})(2)
         10
     """
-    optional = {name: one.default for name, one in signature(function).parameters.items() if one.default is not _EMPTY}
+    parameters = signature(function).parameters
+    optional = {name: one.default for name, one in parameters.items() if one.default is not Parameter.empty}
     if unknown := defaults.keys() - optional.keys():
         msg = f"{function.__qualname__} has no argument with a default named {', '.join(sorted(unknown))}."
         raise TypeError(msg)
@@ -41,9 +42,6 @@ def with_defaults(function: F, defaults: Mapping[str, Any]) -> F:
     copy = FunctionType(plain.__code__, plain.__globals__, plain.__name__, values, plain.__closure__)
     copy.__annotations__ = plain.__annotations__
     return cast("F", copy)
-
-
-_EMPTY = Parameter.empty
 
 
 def without_defaults(documentation: str | None) -> str:

@@ -1,0 +1,204 @@
+"""What an exported model says about itself, in the words that OpenVINO's Model API reads."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from xml.etree import ElementTree
+
+import onnx
+import openvino as ov
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+
+from anomalib_unias.deploy.errors import ExportedModelError
+
+SECTION = "model_info"
+"""Section of ``rt_info`` in an IR; in ONNX files metadata whose keys begin with this word and a blank."""
+
+FORMAT = "1"
+"""``description_format``: changes when a key of the description gets another meaning."""
+
+LABELS = ("Normal", "Anomaly")
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+"""Outputs by which Model API knows a model of anomalib; it refuses a fifth."""
+
+
+def model_info(outputs: Collection[str], model: AnomalibModule | None = None) -> dict[str, str]:
+    """Describe an export of anomalib: what it takes, and what its answers mean.
+
+    Args:
+        outputs (Collection[str]): Names of its outputs.
+        model (AnomalibModule | None): The model that was exported, from whose post-processor the thresholds are.
+            Defaults to ``None``: scores are normalised, and 0.5 is the threshold.
+
+    Returns:
+        dict[str, str]: Keys of Model API, ``description_format`` and ``producer``. Without ``image_threshold`` and
+        ``pixel_threshold`` if the model does not tell good from defective.
+
+    Raises:
+        ExportedModelError: If there is no ``pred_score``.
+    """
+    if "pred_score" not in outputs:
+        msg = f"The model has the outputs {sorted(outputs)}, expected a 'pred_score': export it with anomalib."
+        raise ExportedModelError(msg)
+    info = {
+        "model_type": "AnomalyDetection",
+        "task": "segmentation" if "anomaly_map" in outputs else "classification",
+        "labels": " ".join(LABELS),
+        "normalization_scale": "1.0",
+        # Images are read by OpenCV, as bytes in the order BGR; the model takes RGB in [0, 1].
+        "reverse_input_channels": "True",
+        "scale_values": "255 255 255",
+        "resize_type": "standard",
+        "description_format": FORMAT,
+        "producer": f"anomalib-unias {version('anomalib-unias')}",
+    }
+    image, pixel = _thresholds(model)
+    if "pred_label" in outputs:
+        info["image_threshold"] = f"{image:.7g}"
+    if "pred_mask" in outputs:
+        info["pixel_threshold"] = f"{pixel:.7g}"
+    if model is not None:
+        info["model_name"] = model.name
+    return info
+
+
+def _thresholds(model: AnomalibModule | None) -> tuple[float, float]:
+    """Of images and of pixels, on the scale of the answers."""
+    post_processor = None if model is None else model.post_processor
+    if not isinstance(post_processor, PostProcessor):
+        return 0.5, 0.5
+    if post_processor.enable_normalization:
+        return float(post_processor.normalized_image_threshold), float(post_processor.normalized_pixel_threshold)
+    return float(post_processor.image_threshold), float(post_processor.pixel_threshold)
+
+
+def describe_export(path: str | Path, model: AnomalibModule | None = None) -> dict[str, str]:
+    """Write into an export of any anomalib model what it is. UniAS does that by itself.
+
+    Args:
+        path (str | Path): ``*.xml`` or ``*.onnx``. Weights are not touched; a description that is there is replaced.
+        model (AnomalibModule | None): The model that was exported, see :func:`model_info`. Defaults to ``None``.
+
+    Returns:
+        dict[str, str]: What was written.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ExportedModelError: If it is no export of anomalib.
+
+    Example:
+        >>> describe_export(padim.to_openvino("line"), padim)  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"{path} does not exist: expected a model exported by anomalib, *.xml or *.onnx."
+        raise FileNotFoundError(msg)
+    if path.suffix == ".onnx":
+        return _describe_onnx(path, model)
+    return _describe_ir(path, model)
+
+
+def _describe_onnx(path: Path, model: AnomalibModule | None) -> dict[str, str]:
+    # Weights of large models lie in files of their own, and stay there.
+    content = onnx.load(path, load_external_data=False)
+    info = model_info([output.name for output in content.graph.output], model)
+    kept = {each.key: each.value for each in content.metadata_props if not each.key.startswith(f"{SECTION} ")}
+    onnx.helper.set_model_props(content, kept | {f"{SECTION} {key}": value for key, value in info.items()})
+    with _replaced(path) as written:
+        onnx.save(content, written)
+    return info
+
+
+def _describe_ir(path: Path, model: AnomalibModule | None) -> dict[str, str]:
+    try:
+        tree = ElementTree.parse(path)
+    except ElementTree.ParseError as error:
+        msg = f"{path} is no model that OpenVINO reads: expected an export of anomalib, *.xml or *.onnx. {error}"
+        raise ExportedModelError(msg) from error
+    root = tree.getroot()
+    info = model_info(_output_names(root), model)
+    everything = root.find("rt_info")
+    if everything is None:
+        everything = ElementTree.SubElement(root, "rt_info")
+    for old in everything.findall(SECTION):
+        everything.remove(old)
+    section = ElementTree.SubElement(everything, SECTION)
+    for key, value in sorted(info.items()):
+        ElementTree.SubElement(section, key, value=value)
+    ElementTree.indent(section, "\t", 2)
+    with _replaced(path) as written:
+        tree.write(written, encoding="utf-8", xml_declaration=True)
+    return info
+
+
+def _output_names(root: ElementTree.Element) -> list[str]:
+    """Names of the tensors that go into the results of an IR."""
+    layers = {layer.get("id"): layer for layer in root.iterfind("layers/layer")}
+    names = []
+    for edge in root.iterfind("edges/edge"):
+        if layers[edge.get("to-layer")].get("type") == "Result":
+            port = layers[edge.get("from-layer")].find(f"output/port[@id='{edge.get('from-port')}']")
+            names += [] if port is None else str(port.get("names", "")).split(",")
+    return names
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A file beside another, which it replaces when all has been written."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def set_model_info(model: ov.Model, info: Mapping[str, str]) -> None:
+    """Describe a model in memory.
+
+    Args:
+        model (ov.Model): Changed in place.
+        info (Mapping[str, str]): See :func:`model_info`.
+    """
+    for key, value in info.items():
+        model.set_rt_info(value, [SECTION, key])
+
+
+def read_model_info(model: ov.Model) -> dict[str, str]:
+    """Read the description of an IR.
+
+    Args:
+        model (ov.Model): As OpenVINO has read it.
+
+    Returns:
+        dict[str, str]: Empty if there is none.
+    """
+    if not model.has_rt_info([SECTION]):
+        return {}
+    return {key: str(value.astype(str)) for key, value in model.get_rt_info([SECTION]).astype(dict).items()}
+
+
+def doubts(model: ov.Model) -> list[str]:
+    """Find what somebody who uses an export should know before.
+
+    Args:
+        model (ov.Model): As OpenVINO has read it.
+
+    Returns:
+        list[str]: Sentences, none if all is well.
+    """
+    found = []
+    info = read_model_info(model)
+    if info.get("description_format", FORMAT) != FORMAT:
+        found.append(
+            f"its description has the format {info['description_format']}, this version knows {FORMAT}: "
+            "thresholds and colours may mean something else; export it again or update anomalib-unias"
+        )
+    if not any("pred_label" in output.get_names() for output in model.outputs):
+        found.append(
+            "it was exported without thresholds, so that no image is called good or defective: validate the model "
+            "(engine.validate) or train it with a CadaPostProcessor, and export it again"
+        )
+    return found

@@ -1,0 +1,121 @@
+"""What is resumed from a checkpoint ends as what was never stopped, and is exported like it."""
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from anomalib.deploy import CompressionType, ExportType
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from anomalib_unias import CadaPostProcessor, UniAS, UnifiedDataModule
+
+STEPS_OF_EPOCH, STEPS = 4, 8
+
+
+class PowerFailure(BaseException):
+    """Ends a run without its last hooks."""
+
+
+class FailAt(Callback):
+    """Stops a run after a checkpoint of a step was written; the callbacks for checkpoints come last."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_validation_start(self, trainer, _module):
+        if trainer.global_step == self.step:
+            raise PowerFailure
+
+    def on_train_epoch_start(self, trainer, _module):
+        self.on_validation_start(trainer, _module)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, write_category):
+    root = write_category(tmp_path_factory.mktemp("data"), size=64, train=10)
+    return write_category(root, "lid", size=64)
+
+
+@pytest.fixture
+def data(root):
+    return UnifiedDataModule("MVTecAD", ["plate", "lid"], root, train_batch_size=4, num_workers=0, seed=1)
+
+
+def cada():
+    """Without synthetic defects, which take their time."""
+    return CadaPostProcessor(map_power=0.5)
+
+
+def model_of(tiny_arguments, **arguments):
+    torch.manual_seed(0)
+    few_operations = {"levels": [3], "channel_branch": False, "reconstruction_head": "transposed"}
+    other = {"visualizer": False, "evaluator": False, "feature_cache": "memory"}
+    return UniAS(**{**tiny_arguments, **few_operations, **other, "training_steps": STEPS, **arguments})
+
+
+def fit(folder, model, data, *callbacks, ckpt_path=None, steps=STEPS):
+    """Train with a checkpoint at the end of every epoch."""
+    keep = ModelCheckpoint(folder, "{step}", every_n_train_steps=STEPS_OF_EPOCH, save_top_k=-1)
+    engine = Engine(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=steps,
+        callbacks=[keep, *callbacks],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    engine.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return engine
+
+
+def assert_same_state(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("step", [STEPS_OF_EPOCH, STEPS])
+@pytest.mark.parametrize("post_processor", [cada, lambda: True], ids=["cada", "default"])
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, data, tiny_arguments, post_processor, step):
+    """Also if it was stopped when all was trained, but neither validated nor calibrated."""
+    whole = model_of(tiny_arguments, post_processor=post_processor())
+    fit(tmp_path / "whole", whole, data)
+    assert not whole.post_processor.image_threshold.isnan()
+    with pytest.raises(PowerFailure):
+        fit(tmp_path / "run", model_of(tiny_arguments, post_processor=post_processor()), data, FailAt(step))
+    resumed = model_of(tiny_arguments, post_processor=post_processor())
+    stopped = tmp_path / "run" / f"step={step}.ckpt"
+    assert not (tmp_path / "run" / f"step={step + STEPS_OF_EPOCH}.ckpt").exists()
+    fit(tmp_path / "run", resumed, data, ckpt_path=stopped)
+    assert_same_state(resumed.state_dict(), whole.state_dict())
+    # That of anomalib's Engine is written after the validation, the other one before.
+    kept = UniAS.load_from_checkpoint(sorted((tmp_path / "run").rglob("weights/lightning/*.ckpt"))[-1])
+    assert_same_state(kept.state_dict(), whole.state_dict())
+
+
+def test_int8_of_a_run_that_was_resumed(tmp_path, data, tiny_arguments):
+    model = model_of(tiny_arguments, post_processor=cada())
+    fit(tmp_path, model, data, steps=STEPS_OF_EPOCH)
+    model = model_of(tiny_arguments, post_processor=cada())
+    engine = fit(tmp_path, model, data, ckpt_path=tmp_path / f"step={STEPS_OF_EPOCH}.ckpt")
+    path = engine.export(
+        model,
+        ExportType.OPENVINO,
+        export_root=tmp_path,
+        compression_type=CompressionType.INT8_PTQ,
+        datamodule=data,
+        ckpt_path=tmp_path / f"step={STEPS}.ckpt",
+    )
+    exported = ov.Core().read_model(path)
+    assert "FakeQuantize" in {node.get_type_name() for node in exported.get_ordered_ops()}
+    image = torch.stack([data.test_data[index].image for index in (0, -1)])
+    with torch.no_grad():
+        expected = model.eval()(image)
+    found = ov.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image.numpy())
+    assert np.corrcoef(found["anomaly_map"].ravel(), expected.anomaly_map.ravel())[0, 1] > 0.9
+    # Eight bits change the largest value of a map that was hardly trained; what matters is that none is undefined.
+    assert ((found["pred_score"] > 0) & (found["pred_score"] < 1)).all()
+    assert len(data.train_data) == 16
