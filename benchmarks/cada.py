@@ -36,7 +36,7 @@ from benchmarks.cada_summary import draw, summarize
 from benchmarks.groups import Group
 from benchmarks.jobs import append, read_table, report
 from benchmarks.measured import Measurement, Row
-from benchmarks.models import MODELS, build
+from benchmarks.models import BY_DEFAULT, MODELS, build
 from benchmarks.quality import COLUMNS, KEY
 from benchmarks.recorded import Recorded, record
 from torch import Tensor
@@ -155,7 +155,8 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
 def main() -> None:
     """Command line."""
     table = protocol.Table("benchmarks.cada", FILE, COLUMNS, KEY)
-    protocol.command(__doc__, table, [name for name in MODELS if name != "patchcore_10"], run, summarize)
+    models, by_default = ([name for name in names if name != "patchcore_10"] for names in (MODELS, BY_DEFAULT))
+    protocol.command(__doc__, table, models, run, summarize, by_default)
 
 
 if __name__ == "__main__":

@@ -219,14 +219,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     named = "NAME=DIR[:category,...][@training images of each]; default: the built-in products"
     add("--group", type=Group.parse, action="append", help=named)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--steps", type=int, help="length of the presets, for a quick look; default: its own")
+    add("--steps", type=int, help="length of the presets, for a quick look; default: their own")
     add("--threads", type=int, default=2)
     add("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
 
 
-def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
+def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str], by_default: Sequence[str]) -> None:
     """Arguments of the tables that compare models."""
-    parser.add_argument("--models", nargs="+", default=models, choices=models)
+    parser.add_argument("--models", nargs="+", default=by_default, choices=models)
     least = "least training time of the models with a loss; default: twice that of the preset"
     parser.add_argument("--peer-seconds", type=float, help=least)
     parser.add_argument("--memory-limit", type=float, default=8, help="GB that a run may need")
@@ -261,6 +261,7 @@ def command(
     models: Sequence[str],
     run: Callable[[str, str, int, argparse.Namespace], None],
     summarize: Callable[[pd.DataFrame, Path], None],
+    by_default: Sequence[str] | None = None,
 ) -> None:
     """Command line of a table: run what is missing, each in a process of its own, and write the summary.
 
@@ -270,10 +271,11 @@ def command(
         models (Sequence[str]): Names of the models.
         run (Callable[[str, str, int, argparse.Namespace], None]): Runs a group, model and seed, and appends its rows.
         summarize (Callable[[pd.DataFrame, Path], None]): Writes files beside the table.
+        by_default (Sequence[str] | None): Names of those that are run if none are named. Defaults to ``None``: all.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    add_peer_arguments(parser, models)
+    add_peer_arguments(parser, models, by_default or models)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -42,7 +42,7 @@ def score_of_map(anomaly_map: torch.Tensor, kind: ImageScore) -> torch.Tensor:
     if kind == "mean":
         return pixels.mean(dim=1)
     if kind == "std":
-        return pixels.std(dim=1, correction=0)
+        return pixels.std(dim=1)
     if kind == "pooled":
         window = (min(_POOL, height), min(_POOL, width))
         return avg_pool2d(anomaly_map, window, stride=1).flatten(1).amax(dim=1)
