@@ -15,30 +15,19 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("ANOMALIB_UNIAS_TEST_THREADS", "1")))
 
-TINY = {
-    "backbone": "resnet18",
-    "pre_trained": False,
-    "image_size": (64, 96),
+_TINY = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 96), "training_steps": 4}
+_TINY_TRANSFORMER = {
     "hidden_dim": 16,
     "num_heads": 2,
     "feedforward_dim": 32,
     "encoder_layers": 1,
     "neighbor_mask_size": 3,
-    "training_steps": 4,
 }
-
-_TINY_PEER = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 96), "training_steps": 4}
-_TINY_PEERS = {
-    "UniAD": {
-        "hidden_dim": 16,
-        "num_heads": 2,
-        "feedforward_dim": 32,
-        "encoder_layers": 1,
-        "decoder_layers": 2,
-        "neighbor_mask_size": 3,
-        "feature_cache": "off",
-    },
+TINY = {
+    "UniAS": {**_TINY, **_TINY_TRANSFORMER},
+    "UniAD": {**_TINY, **_TINY_TRANSFORMER, "decoder_layers": 2, "feature_cache": "off"},
     "ReContrast": {
+        **_TINY,
         "widths": (8, 12, 16, 20),
         "block": "basic",
         "block_width": 64,
@@ -57,17 +46,13 @@ def same_random_numbers_every_time() -> None:
 @pytest.fixture
 def tiny_arguments() -> dict:
     """Constructor arguments of a UniAS that trains in seconds."""
-    return dict(TINY)
+    return dict(TINY["UniAS"])
 
 
 @pytest.fixture(scope="session")
-def tiny_peer() -> Callable[[type], dict]:
-    """Constructor arguments of a UniAD or ReContrast that trains in seconds."""
-
-    def arguments(model: type) -> dict:
-        return _TINY_PEER | _TINY_PEERS[model.__name__]
-
-    return arguments
+def tiny() -> Callable[[type], dict]:
+    """Constructor arguments of any of our models that trains in seconds."""
+    return lambda model: dict(TINY[model.__name__])
 
 
 @pytest.fixture(scope="session")

@@ -96,10 +96,10 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
 
 
 @pytest.mark.parametrize("model", [UniAD, ReContrast])
-def test_peers_give_the_same_answer_everywhere(folder, tmp_path, tiny_peer, model):
+def test_peers_give_the_same_answer_everywhere(folder, tmp_path, tiny, model):
     """Calibrated, so that the calibration is part of what is compared."""
     report = check_export_parity(
-        trained(model(**tiny_peer(model), post_processor=CadaPostProcessor()), folder, tmp_path), datamodule(folder)
+        trained(model(**tiny(model), post_processor=CadaPostProcessor()), folder, tmp_path), datamodule(folder)
     )
     rows = report.frame().set_index("stage")
     assert {"lightning predict", "lightning test", "torch", "onnx", "openvino"} <= set(rows.index)

@@ -30,10 +30,10 @@ def data(tmp_path, write_category):
 
 
 @pytest.fixture
-def build(tiny_peer):
+def build(tiny):
     def build(model: type, **changes):
         torch.manual_seed(3)
-        return model(**{**tiny_peer(model), "visualizer": False, **changes})
+        return model(**{**tiny(model), "visualizer": False, **changes})
 
     return build
 
@@ -171,9 +171,9 @@ def test_the_configuration_is_the_class(name, preset):
 
 
 @pytest.mark.parametrize("model", [*MODELS, *PRESETS])
-def test_anomalib_knows_the_names(model, tiny_peer):
+def test_anomalib_knows_the_names(model, tiny):
     name = model.__name__
-    arguments = tiny_peer(PRESETS[model][0] if model in PRESETS else model)
+    arguments = tiny(PRESETS[model][0] if model in PRESETS else model)
     for asked in (name, {"class_path": name, "init_args": arguments}):
         given = {} if isinstance(asked, dict) else arguments
         assert type(get_model(asked, **given)) is model

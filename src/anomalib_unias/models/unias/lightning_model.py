@@ -76,8 +76,9 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             Defaults to ``0``.
         principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
             components of training features instead of random weights. Defaults to ``False``.
-        image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
-            ``"top"`` 1 % of pixels. Defaults to ``"max"``.
+        image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
+            ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
+            Defaults to ``"max"``.
         flatten_cosine (bool): One cosine per image instead of one per pixel in the loss.
             Defaults to ``False``.
         learning_rate (float): Highest learning rate of AdamW. Defaults to ``1e-4``.

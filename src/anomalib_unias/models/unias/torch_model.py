@@ -57,8 +57,9 @@ class UniASModel(nn.Module):
         prototypes (int): Number of prototypes of normal features in each of some views; the geometric mean of the
             distances to them is multiplied into the map, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
-        image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
-            ``"top"`` 1 % of pixels. Defaults to ``"max"``.
+        image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
+            ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
+            Defaults to ``"max"``.
 
     Raises:
         BackboneError: If the backbone, one of its levels or its weights do not exist.
