@@ -10,6 +10,8 @@ from anomalib.models import AnomalibModule, get_model
 
 from anomalib_unias import ReContrast, UniAD, UniAS
 
+# Exports take their time per operation.
+FEW_OPERATIONS = {"levels": [3], "channel_branch": False, "reconstruction_head": "transposed"}
 MODELS = {"uni_a_s": UniAS, "uni_a_d": UniAD, "re_contrast": ReContrast}
 
 
@@ -38,7 +40,8 @@ class Project:
 
 @pytest.fixture(scope="module", params=MODELS)
 def project(request, tmp_path_factory, data, tiny) -> Project:
-    arguments = {**tiny(MODELS[request.param]), "visualizer": False}
+    model = MODELS[request.param]
+    arguments = {**tiny(model), **(FEW_OPERATIONS if model is UniAS else {}), "visualizer": False}
     made = Project(request.param, tmp_path_factory.mktemp(request.param), arguments)
     made.engine().fit(model=made.model(), datamodule=data)
     return made

@@ -29,8 +29,8 @@ class Losses(Callback):
 
 
 def images() -> list[ImageItem]:
-    generator = torch.Generator().manual_seed(0)
-    return [ImageItem(image=torch.rand(3, *TINY["UniAS"]["image_size"], generator=generator)) for _ in range(BATCH * STEPS)]
+    size, generator = TINY["UniAS"]["image_size"], torch.Generator().manual_seed(0)
+    return [ImageItem(image=torch.rand(3, *size, generator=generator)) for _ in range(BATCH * STEPS)]
 
 
 def run(devices: int) -> dict[str, torch.Tensor]:
