@@ -15,7 +15,7 @@ RECONTRAST_LITE: dict[str, Any] = {
     "block_width": 64,
     "bottleneck_blocks": 2,
     "decoder_blocks": (2, 2, 2),
-    "training_steps": 300,
+    "training_steps": 600,
 }
 """Argument of :class:`ReContrast` -> its default in :class:`ReContrastLite`. The only place that says what it is."""
 
