@@ -23,17 +23,20 @@ images at thresholds that ask for a false-alarm rate of 1 and 5 %, taken from th
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from benchmarks import calibrations, protocol
 from benchmarks.cada_summary import draw, summarize
+from benchmarks.groups import Group
 from benchmarks.jobs import append, read_table, report
 from benchmarks.measured import Measurement, Row
-from benchmarks.models import MODELS, build
+from benchmarks.models import BY_DEFAULT, MODELS, build
 from benchmarks.quality import COLUMNS, KEY
 from benchmarks.recorded import Recorded, record
 from torch import Tensor
@@ -72,11 +75,29 @@ def rate_rows(
     return rows
 
 
-def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and test one model, and append the rows of all calibrations."""
-    group = protocol.groups_of(options)[group_name]
-    path = options.output / FILE
-    length = protocol.length(name, options, read_table(path, COLUMNS), group_name, seed)
+@dataclass(frozen=True)
+class Calibrated:
+    """A model that was trained once and tested with several calibrations.
+
+    Args:
+        rows (pd.DataFrame): ``calibration,category,metric,value``.
+        scores (dict[str, Tensor]): Image scores ``(N,)`` by calibration.
+        labels (Tensor): Whether an image is defective ``(N,)``.
+        categories (Sequence[str]): Category of each image.
+        recorder (calibrations.Recorder): What was recorded of the held-out images.
+    """
+
+    rows: pd.DataFrame
+    scores: dict[str, Tensor]
+    labels: Tensor
+    categories: Sequence[str]
+    recorder: calibrations.Recorder
+
+
+def calibrate(
+    group: Group, name: str, seed: int, length: Mapping[str, Any], kinds: Sequence[str] = calibrations.KINDS
+) -> Calibrated:
+    """Train one model, and test it with several calibrations."""
     found: list[tuple[str, str, str, float]] = []
     scores: dict[str, Tensor] = {}
     with TemporaryDirectory() as folder:
@@ -94,7 +115,7 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
         statistics = torch.cat([calibrations.statistics_of(maps) for _, maps, _ in recorded.batches()])
         labels, categories = recorded.labels, recorded.categories
         predictions.set_oracle(recorder.levels, statistics[:, 1], recorded.scores, labels, categories)
-        for kind in calibrations.KINDS:
+        for kind in kinds:
             rows, scores[kind] = measure(recorded, predictions, kind)
             if kind in predictions.seconds:
                 rows.append(("mixed", "fit_seconds", predictions.seconds[kind]))
@@ -111,11 +132,21 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
             # Calibrating is not training.
             found.append(("none", category, metric, value - seconds if metric == "train_seconds" else value))
     table = pd.DataFrame(found, columns=["calibration", "category", "metric", "value"])
+    return Calibrated(table, scores, labels, categories, recorder)
+
+
+def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> None:
+    """Train and test one model, and append the rows of all calibrations."""
+    path = options.output / FILE
+    length = protocol.length(name, options, read_table(path, COLUMNS), group_name, seed)
+    found = calibrate(protocol.groups_of(options)[group_name], name, seed, length)
+    scores, labels, categories = found.scores, found.labels, found.categories
     rates = pd.DataFrame(
-        rate_rows(recorder, scores, labels, categories), columns=["calibration", "rate", "category", "metric", "value"]
+        rate_rows(found.recorder, scores, labels, categories),
+        columns=["calibration", "rate", "category", "metric", "value"],
     )
     append(options.output / RATE_FILE, rates.assign(group=group_name, model=name, seed=seed)[RATE_COLUMNS])
-    append(path, table.assign(group=group_name, model=name, seed=seed)[COLUMNS])
+    append(path, found.rows.assign(group=group_name, model=name, seed=seed)[COLUMNS])
     if seed == options.seeds[0]:
         shown = {kind: scores[kind] for kind in (calibrations.NONE, calibrations.DEFAULT)}
         draw(name, shown, labels, categories, options.output / f"cada_{group_name}_{name}.png")
@@ -124,7 +155,8 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
 def main() -> None:
     """Command line."""
     table = protocol.Table("benchmarks.cada", FILE, COLUMNS, KEY)
-    protocol.command(__doc__, table, [name for name in MODELS if name != "patchcore_10"], run, summarize)
+    models, by_default = ([name for name in names if name != "patchcore_10"] for names in (MODELS, BY_DEFAULT))
+    protocol.command(__doc__, table, models, run, summarize, by_default)
 
 
 if __name__ == "__main__":

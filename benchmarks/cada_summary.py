@@ -10,21 +10,23 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def summarize(table: pd.DataFrame, output: Path) -> None:
+def summarize(table: pd.DataFrame, output: Path, name: str = "cada", metrics: Sequence[str] = SHOWN) -> None:
     """Write ``cada.md``.
 
     Args:
         table (pd.DataFrame): Rows of ``cada.csv``.
         output (Path): Folder.
+        name (str): Of the file. Defaults to ``"cada"``.
+        metrics (Sequence[str]): What is shown. Defaults to that of ``quality.md``.
     """
     parts = [heading()]
     for group, rows in table.groupby("group", sort=False):
         parts.append(f"## Group {group}")
         for category in ("mixed", "mean"):
-            for metric in SHOWN:
+            for metric in metrics:
                 part = rows[(rows["category"] == category) & (rows["metric"] == metric)]
                 parts += [f"{metric}, {category}:", spread(part, "model", "calibration")]
-    (output / "cada.md").write_text("\n\n".join(parts) + "\n")
+    (output / f"{name}.md").write_text("\n\n".join(parts) + "\n")
 
 
 def draw(name: str, scores: Mapping[str, Tensor], labels: Tensor, categories: Sequence[str], path: Path) -> None:

@@ -4,7 +4,7 @@ One model learns all products of a group, from ALL of their normal training imag
 by itself, in its default set-up. All see images of 224x224 through a frozen EfficientNet-Lite0 with ImageNet weights,
 in batches of 8.
 
-- The preset is trained as long as it is by default.
+- The presets of this package are trained as long as they are by default; the preset below is that of UniAS.
 - PatchCore and PaDiM see every image once.
 - Models with a loss of their own are trained until it is flat, see :mod:`benchmarks.flat_loss`: at least twice as long
   as the preset took for the same group and seed, and at most eight times.
@@ -30,7 +30,7 @@ from benchmarks.groups import BUILT_IN, Group
 from benchmarks.jobs import missing, read_table, report, run_all, say
 from benchmarks.measured import Row, table_rows
 from benchmarks.metrics_memory import memory_mb
-from benchmarks.models import ONE_PASS, PRESET, SIZE
+from benchmarks.models import ONE_PASS, PRESET, PRESETS, SIZE
 from benchmarks.supersimplenet import EPOCHS
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
@@ -107,7 +107,7 @@ def length(name: str, options: argparse.Namespace, done: pd.DataFrame, group: st
     Raises:
         ValueError: If the time of the preset is needed and not in the table.
     """
-    if name == PRESET:
+    if name in PRESETS:
         return {"max_steps": options.steps} if options.steps else {}
     if name in ONE_PASS:
         return {"max_epochs": 1}
@@ -219,14 +219,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     named = "NAME=DIR[:category,...][@training images of each]; default: the built-in products"
     add("--group", type=Group.parse, action="append", help=named)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--steps", type=int, help="length of the preset, for a quick look; default: its own")
+    add("--steps", type=int, help="length of the presets, for a quick look; default: their own")
     add("--threads", type=int, default=2)
     add("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
 
 
-def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
+def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str], by_default: Sequence[str]) -> None:
     """Arguments of the tables that compare models."""
-    parser.add_argument("--models", nargs="+", default=models, choices=models)
+    parser.add_argument("--models", nargs="+", default=by_default, choices=models)
     least = "least training time of the models with a loss; default: twice that of the preset"
     parser.add_argument("--peer-seconds", type=float, help=least)
     parser.add_argument("--memory-limit", type=float, default=8, help="GB that a run may need")
@@ -261,6 +261,7 @@ def command(
     models: Sequence[str],
     run: Callable[[str, str, int, argparse.Namespace], None],
     summarize: Callable[[pd.DataFrame, Path], None],
+    by_default: Sequence[str] | None = None,
 ) -> None:
     """Command line of a table: run what is missing, each in a process of its own, and write the summary.
 
@@ -270,10 +271,11 @@ def command(
         models (Sequence[str]): Names of the models.
         run (Callable[[str, str, int, argparse.Namespace], None]): Runs a group, model and seed, and appends its rows.
         summarize (Callable[[pd.DataFrame, Path], None]): Writes files beside the table.
+        by_default (Sequence[str] | None): Names of those that are run if none are named. Defaults to ``None``: all.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    add_peer_arguments(parser, models)
+    add_peer_arguments(parser, models, by_default or models)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from benchmarks import protocol
 from benchmarks.jobs import append, read_table, report
-from benchmarks.models import MODELS, build, needed_gb
+from benchmarks.models import BY_DEFAULT, MODELS, build, needed_gb
 from benchmarks.quality_summary import summarize
 
 COLUMNS = ["group", "model", "calibration", "seed", "category", "metric", "value"]
@@ -56,7 +56,7 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
 def main() -> None:
     """Command line."""
     table = protocol.Table("benchmarks.quality", FILE, COLUMNS, KEY)
-    protocol.command(__doc__, table, MODELS, run, summarize)
+    protocol.command(__doc__, table, MODELS, run, summarize, BY_DEFAULT)
 
 
 if __name__ == "__main__":

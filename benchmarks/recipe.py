@@ -1,16 +1,19 @@
-"""Quality of variants of the preset for CPUs, one model for all products of a group, several seeds.
+"""Quality of variants of a preset for CPUs, one model for all products of a group, several seeds.
 
     python -m benchmarks.recipe --group a=DIR:pcb,cookie --group b=DIR:screw --variant "" --variant feature_scaling=none
+    python -m benchmarks.recipe --model uniad_lite --group b=DIR:screw --variant "" --variant learning_rate=4.0e-4
 
 Groups, training, resuming and metrics are those of :mod:`benchmarks.quality`. A variant is a list of constructor
-arguments, ``name=value;...``, that replace those of ``UniASLite``; the empty one is the preset
-itself. Columns of ``recipe.csv``: ``group,variant,steps,seed,category,metric,value``; ``steps`` is what ``--steps``
-asked for, or ``default``; ``train_seconds`` of the first run of a group alone include its frozen features, which the
-others find in the cache. ``recipe.md`` has mean and standard deviation over the seeds.
+arguments, ``name=value;...``, that replace those of the preset; the empty one is the preset itself. Columns of
+``recipe.csv``: ``group,variant,steps,seed,category,metric,value``; ``steps`` is what ``--steps`` asked for, or
+``default``; ``train_seconds`` of the first run of a group alone include its frozen features, which the others find in
+the cache. ``recipe.md`` has mean and standard deviation over the seeds. Presets other than that of UniAS have a table
+of their own, ``recipe_MODEL.csv``.
 """
 
 import argparse
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,12 +22,11 @@ import torch
 import yaml
 from benchmarks import protocol
 from benchmarks.jobs import append, missing, read_table, run_all, say
-from benchmarks.models import PRESET, build
+from benchmarks.models import PRESET, PRESETS, build
 from benchmarks.quality_summary import heading, spread
 
 COLUMNS = ["group", "variant", "steps", "seed", "category", "metric", "value"]
 KEY = ["group", "variant", "steps", "seed"]
-FILE = "recipe.csv"
 SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro", "train_seconds", "latency_ms")
 _ITSELF, _DEFAULT = "preset", "default"
 
@@ -55,14 +57,21 @@ def arguments_of(variant: str) -> dict[str, Any]:
     return found
 
 
+def table_path(options: argparse.Namespace) -> Path:
+    """Table of the preset that was asked for."""
+    return options.output / ("recipe.csv" if options.model == PRESET else f"recipe_{options.model}.csv")
+
+
 def run(group_name: str, variant: str, steps: str, seed: int, options: argparse.Namespace) -> None:
     """Train and test one variant, and append its rows."""
     group = protocol.groups_of(options)[group_name]
-    path = options.output / FILE
+    path = table_path(options)
     length = {} if steps == _DEFAULT else {"max_steps": int(steps)}
     arguments = {**arguments_of(variant), "evaluator": protocol.evaluator()}
     with TemporaryDirectory() as folder:
-        trained = protocol.train(lambda: build(PRESET, **arguments), group, seed, length, folder, own_features=False)
+        trained = protocol.train(
+            lambda: build(options.model, **arguments), group, seed, length, folder, own_features=False
+        )
         rows = protocol.test(trained, group, seed)
     table = pd.DataFrame(rows, columns=["category", "metric", "value"])
     append(path, table.assign(group=group_name, variant=variant, steps=steps, seed=seed)[COLUMNS])
@@ -83,6 +92,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     protocol.add_arguments(parser)
+    parser.add_argument("--model", default=PRESET, choices=PRESETS, help="preset whose variants are trained")
     parser.add_argument("--variant", action="append", help="name=value;..., or empty for the preset itself")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -91,7 +101,7 @@ def main() -> None:
         group, variant, steps, seed = options.one
         run(group, variant, steps, int(seed), options)
         return
-    path = options.output / FILE
+    path = table_path(options)
     variants = [variant or _ITSELF for variant in options.variant or [""]]
     for variant in variants:
         arguments_of(variant)  # what cannot be read does not wait for its turn
@@ -107,7 +117,7 @@ def main() -> None:
         text = summarize(read_table(path, COLUMNS))
         path.with_suffix(".md").write_text(text)
         print(text)
-        say(f"Results: {path}, recipe.md beside it")
+        say(f"Results: {path}, {path.stem}.md beside it")
     sys.exit(not succeeded)
 
 

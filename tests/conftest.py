@@ -15,16 +15,25 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("ANOMALIB_UNIAS_TEST_THREADS", "1")))
 
-TINY = {
-    "backbone": "resnet18",
-    "pre_trained": False,
-    "image_size": (64, 96),
+_TINY = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 96), "training_steps": 4}
+_TINY_TRANSFORMER = {
     "hidden_dim": 16,
     "num_heads": 2,
     "feedforward_dim": 32,
     "encoder_layers": 1,
     "neighbor_mask_size": 3,
-    "training_steps": 4,
+}
+TINY = {
+    "UniAS": {**_TINY, **_TINY_TRANSFORMER},
+    "UniAD": {**_TINY, **_TINY_TRANSFORMER, "decoder_layers": 2, "feature_cache": "off"},
+    "ReContrast": {
+        **_TINY,
+        "widths": (8, 12, 16, 20),
+        "block": "basic",
+        "block_width": 64,
+        "bottleneck_blocks": 1,
+        "decoder_blocks": (1, 1, 1),
+    },
 }
 
 
@@ -37,7 +46,13 @@ def same_random_numbers_every_time() -> None:
 @pytest.fixture
 def tiny_arguments() -> dict:
     """Constructor arguments of a UniAS that trains in seconds."""
-    return dict(TINY)
+    return dict(TINY["UniAS"])
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[type], dict]:
+    """Constructor arguments of any of our models that trains in seconds."""
+    return lambda model: dict(TINY[model.__name__])
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,10 @@ SWITCH = "ANOMALIB_UNIAS_AUTOLOAD"
 NAMES: dict[str, tuple[str, ...]] = {
     "UniAS": ("anomalib.models", "anomalib.models.image"),
     "UniASLite": ("anomalib.models", "anomalib.models.image"),
+    "UniAD": ("anomalib.models", "anomalib.models.image"),
+    "UniADLite": ("anomalib.models", "anomalib.models.image"),
+    "ReContrast": ("anomalib.models", "anomalib.models.image"),
+    "ReContrastLite": ("anomalib.models", "anomalib.models.image"),
     "UnifiedDataModule": ("anomalib.data",),
     "SyntheticProducts": ("anomalib.data",),
     "OrderPreservingPostProcessor": ("anomalib.post_processing",),

@@ -15,7 +15,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-SMALL = {"backbone": "test_resnet", "pre_trained": False, "hidden_dim": 32, "feedforward_dim": 64}
+TINY = {"backbone": "test_resnet", "pre_trained": False}
+SMALL = {**TINY, "hidden_dim": 32, "feedforward_dim": 64}
+# Name of a model, the names that anomalib makes of it, and arguments.
+MODELS = [
+    ("UniAS", ("uni_as", "uni_a_s"), SMALL),
+    ("UniASLite", ("uni_as_lite",), SMALL),
+    ("UniAD", ("uni_ad", "uni_a_d"), SMALL),
+    ("UniADLite", ("uni_ad_lite",), SMALL),
+    ("ReContrast", ("re_contrast",), TINY),
+    ("ReContrastLite", ("re_contrast_lite",), TINY),
+]
 UNIFIED = {"datamodule": "MVTecAD", "categories": ["bottle", "cable"]}
 
 
@@ -32,11 +42,12 @@ def look_up() -> dict[str, str]:
     from anomalib.data import get_datamodule
     from anomalib.models import get_model
 
-    found = {
-        name: outcome(get_model, name, **SMALL) for name in ("UniAS", "uni_as", "uni_a_s", "UniASLite", "uni_as_lite")
-    }
-    found["padim"] = outcome(get_model, "padim", pre_trained=False)
-    for path in ("UniAS", "UniASLite", "anomalib_unias.UniAS", "anomalib.models.UniAS", "anomalib.models.image.UniAS"):
+    found = {"padim": outcome(get_model, "padim", pre_trained=False)}
+    for model, others, arguments in MODELS:
+        for name in (model, *others):
+            found[name] = outcome(get_model, name, **arguments)
+        found[f"class_path: {model}"] = outcome(get_model, {"class_path": model, "init_args": arguments})
+    for path in ("anomalib_unias.UniAS", "anomalib.models.UniAS", "anomalib.models.image.UniAS"):
         found[f"class_path: {path}"] = outcome(get_model, {"class_path": path, "init_args": SMALL})
     for path in ("UnifiedDataModule", "anomalib_unias.UnifiedDataModule"):
         found[f"class_path: {path}"] = outcome(get_datamodule, {"class_path": path, "init_args": UNIFIED})
@@ -89,7 +100,7 @@ def main(script: str, first_import: str, commands: str = "[]") -> None:
     report = {
         "commands": shown,
         "offered": offered(),
-        "listed": {"uni_a_s", "uni_a_s_lite"} <= list_models(),
+        "listed": sorted(set(list_models("pascal")) & {name for name, *_ in MODELS}),
         "look_up": look_up(),
         "backbone": timm.models.model_entrypoint("efficientnet_lite0").__module__.partition(".")[0],
         "location": package and package.origin,

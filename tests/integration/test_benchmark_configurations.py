@@ -22,9 +22,9 @@ def test_they_are_there():
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_three_models_three_seeds(config):
+def test_five_models_three_seeds(config):
     jobs = list(get_iterator_from_grid_dict(yaml.safe_load(config.read_text())["benchmark"]))
-    assert len(jobs) == 9
+    assert len(jobs) == 15
     for job in jobs:
         arguments = {**job["model"]["init_args"], **SMALL}
         model = get_model({"class_path": job["model"]["class_path"], "init_args": arguments})
@@ -50,7 +50,13 @@ def test_one_step_of_each(config, tmp_path, monkeypatch, write_category):
     Benchmark().run()
     (path,) = tmp_path.glob("runs/**/results.csv")
     results = pd.read_csv(path)
-    assert list(results["model.init_args.model"]) == ["UniAS", "Patchcore", "ReverseDistillation"]
+    assert list(results["model.init_args.model"]) == [
+        "UniAS",
+        "UniAD",
+        "ReContrast",
+        "Patchcore",
+        "ReverseDistillation",
+    ]
     assert results["mixed_pixel_ap"].between(0, 1).all()
 
 

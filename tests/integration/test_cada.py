@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from anomalib.post_processing import PostProcessor
 from cada_detector import Detector, make_data, make_detector, make_engine, write_images
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+import anomalib_unias
 from anomalib_unias import CadaPostProcessor, UniAS
 from anomalib_unias.post_processing import (
     CalibrationDataError,
@@ -346,9 +348,12 @@ def test_plain_load_from_checkpoint_of_anomalib_still_loses_the_post_processor(r
     assert type(Detector.load_from_checkpoint(engine.best_model_path).post_processor) is PostProcessor
 
 
-def proven(name: str, post_processor: PostProcessor) -> AnomalibModule:
+def proven(name: str, post_processor: PostProcessor, tiny: Callable[[type], dict]) -> AnomalibModule:
     """A small version of a model with random weights."""
     rest = {"post_processor": post_processor, "evaluator": False, "visualizer": False}
+    if name in {"UniAD", "ReContrast"}:
+        peer = getattr(anomalib_unias, name)
+        return peer(**tiny(peer), **rest)
     untrained = {"backbone": "resnet18", "pre_trained": False}
     if name == "UniAS":
         narrow = {"hidden_dim": 16, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3}
@@ -373,6 +378,8 @@ def proven(name: str, post_processor: PostProcessor) -> AnomalibModule:
     "name",
     [
         "UniAS",
+        "UniAD",
+        "ReContrast",
         "Patchcore",
         "Padim",
         "ReverseDistillation",
@@ -382,9 +389,11 @@ def proven(name: str, post_processor: PostProcessor) -> AnomalibModule:
         "Supersimplenet",
     ],
 )
-def test_models(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[[type], dict]
+) -> None:
     random_weights(monkeypatch)
-    model, engine = proven(name, CadaPostProcessor()), make_engine(tmp_path, max_steps=2)
+    model, engine = proven(name, CadaPostProcessor(), tiny), make_engine(tmp_path, max_steps=2)
     engine.fit(model, datamodule=make_data(root))
     calibration, model.post_processor.calibration = model.post_processor.calibration, None
     images = test_images(root)

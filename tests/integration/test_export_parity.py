@@ -13,7 +13,7 @@ from anomalib.models import Padim
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-from anomalib_unias import UniAS
+from anomalib_unias import CadaPostProcessor, ReContrast, UniAD, UniAS
 from anomalib_unias.deploy import check_export_parity
 from anomalib_unias.deploy.parity import _files_and_labels
 
@@ -93,6 +93,17 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
     columns = ["model", "calibration", "stage", "max_score_diff", "max_map_diff", "label_flips", "image_auroc"]
     assert list(written.columns) == columns
     assert len(written) == 2 * len(rows)
+
+
+@pytest.mark.parametrize("model", [UniAD, ReContrast])
+def test_peers_give_the_same_answer_everywhere(folder, tmp_path, tiny, model):
+    """Calibrated, so that the calibration is part of what is compared."""
+    report = check_export_parity(
+        trained(model(**tiny(model), post_processor=CadaPostProcessor()), folder, tmp_path), datamodule(folder)
+    )
+    rows = report.frame().set_index("stage")
+    assert {"lightning predict", "lightning test", "torch", "onnx", "openvino"} <= set(rows.index)
+    assert report.passed, rows.to_string()
 
 
 def test_random_splits_are_drawn_once(folder):

@@ -27,13 +27,18 @@ ELSEWHERE = ("make ", "pip ", "mkdir ", "docker ", "python -m venv ", "serving/b
 DOCUMENTED = [command for command in documented_commands() if not command.startswith(ELSEWHERE)]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "anomalib"
 
-SMALL = "--model.backbone test_resnet --model.pre_trained false --model.hidden_dim 32 --model.feedforward_dim 64"
+TINY = "--model.backbone test_resnet --model.pre_trained false"
+SMALL = f"{TINY} --model.hidden_dim 32 --model.feedforward_dim 64"
 UNIFIED = "--data UnifiedDataModule --data.datamodule MVTecAD --data.categories [bottle]"
-HELP = ["train --model.help UniAS", "train --help"]
+MODELS = ("ReContrast", "ReContrastLite", "UniAD", "UniADLite", "UniAS", "UniASLite")
+HELP = ["train --model.help UniAS", "train --model.help UniADLite", "train --model.help ReContrast", "train --help"]
 BUILD = [
     *(f"{command} --model UniAS {SMALL} {UNIFIED}" for command in ("train", "fit", "validate", "test", "predict")),
     *(f"export --model UniAS {SMALL} --export_type {kind}" for kind in ("torch", "onnx", "openvino")),
     f"train --model anomalib_unias.UniAS {SMALL} {UNIFIED}",
+    f"train --model UniAD {SMALL} {UNIFIED}",
+    f"predict --model ReContrast {TINY} {UNIFIED}",
+    f"export --model anomalib_unias.ReContrast {TINY} --export_type openvino",
 ]
 SHORT, DOTTED = f"train --model UniAS {SMALL}", f"train --model anomalib_unias.UniAS {SMALL}"
 
@@ -156,24 +161,27 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 def test_stock_anomalib_knows_the_names(installation: Installation, name: str) -> None:
     report = installation.report(name)
 
-    assert report["listed"]
+    assert report["listed"] == list(MODELS)
     assert report["look_up"] == {
-        "UniAS": "UniAS",
+        **{name: name for name in MODELS},
+        **{f"class_path: {name}": name for name in MODELS},
         "uni_as": "UniAS",
         "uni_a_s": "UniAS",
-        "class_path: UniAS": "UniAS",
+        "uni_as_lite": "UniASLite",
+        "uni_ad": "UniAD",
+        "uni_a_d": "UniAD",
+        "uni_ad_lite": "UniADLite",
+        "re_contrast": "ReContrast",
+        "re_contrast_lite": "ReContrastLite",
         "class_path: anomalib_unias.UniAS": "UniAS",
         "class_path: anomalib.models.UniAS": "UniAS",
         "class_path: anomalib.models.image.UniAS": "UniAS",
-        "UniASLite": "UniASLite",
-        "uni_as_lite": "UniASLite",
-        "class_path: UniASLite": "UniASLite",
         "class_path: UnifiedDataModule": "UnifiedDataModule",
         "class_path: anomalib_unias.UnifiedDataModule": "UnifiedDataModule",
         "padim": "Padim",
     }
-    models = ("anomalib.models", "anomalib.models.image")
-    assert {f"{module}.{name}" for module in models for name in ("UniAS", "UniASLite")} <= set(report["offered"])
+    modules = ("anomalib.models", "anomalib.models.image")
+    assert {f"{module}.{name}" for module in modules for name in MODELS} <= set(report["offered"])
     assert {"anomalib.data.UnifiedDataModule", "anomalib.data.SyntheticProducts"} <= set(report["offered"])
     assert len(report["offered"]) == len(set(report["offered"]))
     assert report["backbone"] == "anomalib_unias"
@@ -184,15 +192,20 @@ def test_the_console_script_explains_the_model(installation: Installation) -> No
     shown = installation.report("console script")["commands"]
 
     assert "--model.hidden_dim" in shown["train --model.help UniAS"]
-    assert "anomalib_unias.UniAS" in shown["train --help"]
-    assert "anomalib_unias.UnifiedDataModule" in shown["train --help"]
+    assert "--model.masked_attentions" in shown["train --model.help UniADLite"]
+    assert "--model.encoder_learning_rate" in shown["train --model.help ReContrast"]
+    assert all(f"anomalib_unias.{name}" in shown["train --help"] for name in (*MODELS, "UnifiedDataModule"))
 
 
-@pytest.mark.parametrize("command", BUILD, ids=lambda command: command.replace(SMALL, "").replace(UNIFIED, ""))
+@pytest.mark.parametrize(
+    "command", BUILD, ids=lambda command: command.replace(SMALL, "").replace(TINY, "").replace(UNIFIED, "")
+)
 def test_every_command_builds_model_and_data_by_name(installation: Installation, command: str) -> None:
     data = "NoneType" if command.startswith("export") else "UnifiedDataModule"
 
-    assert installation.report("console script")["commands"][command] == f"UniAS {data} OrderPreservingPostProcessor"
+    model = command.split()[2].removeprefix("anomalib_unias.")
+
+    assert installation.report("console script")["commands"][command] == f"{model} {data} OrderPreservingPostProcessor"
 
 
 @pytest.mark.parametrize("command", DOCUMENTED)

@@ -1,5 +1,6 @@
-"""A frozen multi-scale feature extractor."""
+"""A multi-scale feature extractor, frozen or a trained copy of a frozen one."""
 
+import copy
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -21,7 +22,8 @@ class BackboneError(ValueError):
 class FeaturePyramid(nn.Module):
     """Feature maps of a frozen timm network, computed no deeper than needed.
 
-    The network stays in eval mode and out of the autograd graph whatever the mode of its parent.
+    The network stays in eval mode and out of the autograd graph whatever the mode of its parent; see
+    :meth:`trainable_copy` for one that is trained.
 
     Args:
         backbone (str): Name of a timm network that supports ``features_only``.
@@ -71,14 +73,30 @@ class FeaturePyramid(nn.Module):
             _centre_padding(self.network)
         self.network.requires_grad_(False)
         self.network.eval()
+        self._trainable = False
+        self._batch_statistics = False
+
+    def trainable_copy(self, batch_statistics: bool = False) -> "FeaturePyramid":
+        """Copy the network to train it.
+
+        Args:
+            batch_statistics (bool): Whether its normalisation takes the statistics of the batch in training mode.
+                Defaults to ``False``: those it was pre-trained with.
+
+        Returns:
+            FeaturePyramid: With the same weights, part of the autograd graph.
+        """
+        other = copy.deepcopy(self)
+        other.network.requires_grad_(True)
+        other._trainable, other._batch_statistics = True, batch_statistics
+        return other.train(self.training)
 
     def train(self, mode: bool = True) -> "FeaturePyramid":
-        """Follow the parent's mode, but keep the network in eval mode."""
+        """Follow the parent's mode, but keep the network in eval mode unless it uses the statistics of batches."""
         super().train(mode)
-        self.network.eval()
+        self.network.train(mode and self._batch_statistics)
         return self
 
-    @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Compute the feature maps.
 
@@ -88,6 +106,12 @@ class FeaturePyramid(nn.Module):
         Returns:
             list[torch.Tensor]: ``(B, C_l, H / stride_l, W / stride_l)`` for each level, shallow to deep.
         """
+        if self._trainable:
+            return self._levels_of(images)
+        with torch.no_grad():
+            return self._levels_of(images)
+
+    def _levels_of(self, images: torch.Tensor) -> list[torch.Tensor]:
         features = self.network(images)
         return [features[index] for index in self._outputs]
 

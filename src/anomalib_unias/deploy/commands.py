@@ -62,7 +62,7 @@ def inspect(
 
 
 def describe(model: Path) -> None:
-    """Write into an export of any anomalib model what it is, as UniAS does by itself: for Model API and Model Server.
+    """Write into an export of any anomalib model what it is, as ours do by themselves: for Model API and Model Server.
 
     Args:
         model (Path): ``*.xml`` or ``*.onnx``, with normalised scores. Its weights are not touched.

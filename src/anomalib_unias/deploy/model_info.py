@@ -75,7 +75,7 @@ def _thresholds(model: AnomalibModule | None) -> tuple[float, float]:
 
 
 def describe_export(path: str | Path, model: AnomalibModule | None = None) -> dict[str, str]:
-    """Write into an export of any anomalib model what it is. UniAS does that by itself.
+    """Write into an export of any anomalib model what it is. The models of this package do that by themselves.
 
     Args:
         path (str | Path): ``*.xml`` or ``*.onnx``. Weights are not touched; a description that is there is replaced.

@@ -28,10 +28,12 @@ FEATURE_LAYERS: dict[str, str] = {
     "Patchcore": "feature_extractor",
     "Patchflow": "feature_extractor",
     "Rad": "feature_extractor",
+    "ReContrast": "frozen_encoder",
     "ReverseDistillation": "encoder",
     "Stfpm": "teacher_model",
     "Supersimplenet": "feature_extractor.feature_extractor",
     "Uflow": "feature_extractor",
+    "UniAD": "backbone",
     "UniAS": "backbone",
     "UniNet": "teachers.source_teacher",
 }

@@ -2,15 +2,18 @@
 
 import argparse
 import sys
+from inspect import signature
 
 import pandas as pd
 import pytest
 
 protocol = pytest.importorskip("benchmarks.protocol", reason="benchmarks are not part of a source distribution")
 
-from benchmarks import jobs, quality, quality_summary, recipe  # noqa: E402
+from benchmarks import cada, jobs, paper_cada, quality, quality_summary, recipe  # noqa: E402
 from benchmarks.groups import Group  # noqa: E402
-from benchmarks.models import needed_gb  # noqa: E402
+from benchmarks.models import TRAINED, needed_gb  # noqa: E402
+
+from anomalib_unias import ReContrastLite  # noqa: E402
 
 
 @pytest.fixture
@@ -102,6 +105,34 @@ def test_peers_are_trained_for_a_multiple_of_the_time_of_the_preset():
 def test_preset_has_its_own_length():
     assert protocol.length("unias_lite", options(), table(), "a", 0) == {}
     assert protocol.length("unias_lite", options(steps=5), table(), "a", 0) == {"max_steps": 5}
+
+
+@pytest.mark.parametrize(
+    ("table_of", "named", "expected"),
+    [
+        (quality, [], {"unias_lite", "patchcore", "patchcore_10", "padim", *TRAINED}),
+        (quality, ["uniad_lite", "recontrast_lite"], {"uniad_lite", "recontrast_lite"}),
+        (cada, [], {"unias_lite", "patchcore", "padim", *TRAINED}),
+        (paper_cada, [], {"uniad_lite", "reverse_distillation", "recontrast_lite"}),
+    ],
+)
+def test_other_presets_are_run_where_they_are_named(tmp_path, monkeypatch, table_of, named, expected):
+    """They would make the tables take an hour longer."""
+    jobs_run = []
+    monkeypatch.setattr(protocol, "run_all", lambda _, jobs: not jobs_run.extend(jobs))
+    models = ["--models", *named] if named else []
+    monkeypatch.setattr(sys, "argv", ["table", "--seeds", "0", "--output", str(tmp_path), *models])
+    with pytest.raises(SystemExit) as ended:
+        table_of.main()
+    assert not ended.value.code
+    assert {name for _, name, _ in jobs_run} == expected
+
+
+def test_reverse_distillation_is_trained_as_long_as_recontrast():
+    assert paper_cada.length("recontrast_lite", None) == {}
+    asked = signature(ReContrastLite).parameters["training_steps"].default
+    assert paper_cada.length("reverse_distillation", None) == {"max_steps": asked, "max_epochs": -1}
+    assert {paper_cada.length(name, 7)["max_steps"] for name in paper_cada.MODELS} == {7}
 
 
 def test_memory_of_a_large_coreset():

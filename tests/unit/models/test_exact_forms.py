@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
+from anomalib_unias.models.components import bilinear_matrix
 from anomalib_unias.models.unias.components import pixel_decoder
-from anomalib_unias.models.unias.components.composition import bilinear_matrix
 from anomalib_unias.models.unias.components.patch_embedding import PatchEmbedding
 from anomalib_unias.models.unias.components.pixel_decoder import FusionLevel
 from anomalib_unias.models.unias.components.reconstruction import ResizeHead

@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias import CadaPostProcessor
 from anomalib_unias.backbones import backbone_statistics
+from anomalib_unias.models.components import ArchitectureMismatchError
 from anomalib_unias.models.unias import UniAS
-from anomalib_unias.models.unias.checkpoint import ArchitectureMismatchError
 from anomalib_unias.post_processing import MissingCalibrationError
 
 

@@ -4,12 +4,9 @@ import pytest
 import torch
 
 from anomalib_unias.backbones import BackboneError
+from anomalib_unias.models.components import neighbor_mask, sine_position_encoding
 from anomalib_unias.models.unias import UniASModel
-from anomalib_unias.models.unias.components import (
-    MultiGranularityBlock,
-    neighbor_mask,
-    sine_position_encoding,
-)
+from anomalib_unias.models.unias.components import MultiGranularityBlock
 from anomalib_unias.models.unias.loss import UniASLoss
 
 SMALL = {
@@ -174,7 +171,7 @@ def test_gradients_come_from_every_level_of_the_loss():
         ({"hidden_dim": 30}, ValueError, "divisible by 4"),
         ({"local_block": "cnn"}, ValueError, "'mgg', 'light', 'ungated', 'conv' or 'none'"),
         ({"reconstruction_head": "mlp"}, ValueError, "resize"),
-        ({"image_score": "mean"}, ValueError, "'max', 'std' or 'top'"),
+        ({"image_score": "sum"}, ValueError, "image_score must be one of"),
         ({"backbone": "vit_tiny_patch16_224"}, ValueError, "."),
     ],
 )

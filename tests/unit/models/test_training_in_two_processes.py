@@ -29,14 +29,14 @@ class Losses(Callback):
 
 
 def images() -> list[ImageItem]:
-    generator = torch.Generator().manual_seed(0)
-    return [ImageItem(image=torch.rand(3, *TINY["image_size"], generator=generator)) for _ in range(BATCH * STEPS)]
+    size, generator = TINY["UniAS"]["image_size"], torch.Generator().manual_seed(0)
+    return [ImageItem(image=torch.rand(3, *size, generator=generator)) for _ in range(BATCH * STEPS)]
 
 
 def run(devices: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     # No jitter and no dropout: random numbers differ between processes.
-    model = UniAS(**TINY, jitter_probability=0.0, dropout=0.0, learning_rate=1e-3, visualizer=False)
+    model = UniAS(**TINY["UniAS"], jitter_probability=0.0, dropout=0.0, learning_rate=1e-3, visualizer=False)
     losses = Losses()
     trainer = Trainer(
         accelerator="cpu",

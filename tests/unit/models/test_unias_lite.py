@@ -11,7 +11,8 @@ from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
 
 from anomalib_unias import CadaPostProcessor, UniAS, UniASLite
-from anomalib_unias.models.unias.lite import UNIAS_LITE, with_defaults
+from anomalib_unias.models.components import with_defaults
+from anomalib_unias.models.unias.lite import UNIAS_LITE
 
 CONFIG = Path(__file__).parents[3] / "configs" / "model" / "unias_lite.yaml"
 # Of the preset, but for what makes it slow to train.

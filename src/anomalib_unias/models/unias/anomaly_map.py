@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from .components.composition import bilinear_matrix
-from .components.feature_filter import gaussian_blur
+from anomalib_unias.models.components import gaussian_blur, resize_map
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -69,7 +68,7 @@ class AnomalyMapGenerator(nn.Module):
             torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** sum of the weights]; with distances times their geometric mean.
         """
         maps = self.level_maps(targets, reconstructions)
-        maps += [_resized(distance, self.product_size) for distance in distances]
+        maps += [resize_map(distance, self.product_size) for distance in distances]
         weights = self.weights + (1 / max(1, len(distances)),) * len(distances)
         weighted = [
             one if weight == 1 else one.clamp_min(0) ** weight for one, weight in zip(maps, weights, strict=True)
@@ -77,7 +76,7 @@ class AnomalyMapGenerator(nn.Module):
         product = reduce(mul, weighted)
         if distances:
             product = self.prototype_smoother(product)
-        return _resized(product, self.image_size, align_corners=True)
+        return resize_map(product, self.image_size, align_corners=True)
 
     def level_maps(
         self, targets: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor]
@@ -94,16 +93,5 @@ class AnomalyMapGenerator(nn.Module):
         maps = []
         for target, reconstruction, smooth in zip(targets, reconstructions, self.smoothers, strict=True):
             distance = 1 - cosine_similarity(target, reconstruction, dim=1).unsqueeze(1)
-            maps.append(smooth(_resized(distance, self.product_size)))
+            maps.append(smooth(resize_map(distance, self.product_size)))
         return maps
-
-
-def _resized(distance: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
-    """Resize one channel bilinearly, as two products, which OpenVINO computes several times faster."""
-    if distance.shape[-2:] == tuple(size):
-        return distance
-    rows, columns = (
-        bilinear_matrix(small, large, distance, align_corners)
-        for small, large in zip(distance.shape[-2:], size, strict=True)
-    )
-    return rows @ distance @ columns.mT

@@ -3,49 +3,38 @@
 Paper: Towards Accurate Unified Anomaly Segmentation, WACV 2025, https://arxiv.org/abs/2501.12295.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
-from anomalib import LearningType
-from anomalib.data import AnomalibDataset, Batch, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
-from torchvision.transforms.v2 import Compose, Normalize
 
-from anomalib_unias.backbones import backbone_statistics
-from anomalib_unias.callbacks import ExactResume, FlushDenormals, RunLength, TrainingData
-from anomalib_unias.data.feature_cache import FeatureDataset, cached_features, weights_identity
-from anomalib_unias.data.feature_files import feature_folder
-from anomalib_unias.data.image_check import ImageCheck
-from anomalib_unias.metrics import UnifiedEvaluator
-from anomalib_unias.post_processing import OrderPreservingPostProcessor
-from anomalib_unias.pre_processing import ExportableResize
+from anomalib_unias.models.components import (
+    ClippedGradients,
+    FeatureCache,
+    FrozenFeatures,
+    ImageScore,
+    LRSchedule,
+    backbone_pre_processor,
+    check_schedule,
+    token_grid,
+)
 
-from .checkpoint import SizedCheckpoint
+from .checkpoint import resize_positions
 from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
-from .export import QuantizableExport
 from .loss import UniASLoss
 from .statistics import learn_statistics
-from .torch_model import FeatureScaling, ImageScore, UniASModel
-
-LRSchedule = Literal["step", "one_cycle"]
-FeatureCache = Literal["disk", "memory", "off"]
-
-_DEFAULT_SIZE = (224, 224)
+from .torch_model import FeatureScaling, UniASModel
 
 
-class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
+class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One model that segments the anomalies of many products.
 
     The features of a frozen network are reconstructed by a multi-level hybrid decoder that has only seen
@@ -87,8 +76,9 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             Defaults to ``0``.
         principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
             components of training features instead of random weights. Defaults to ``False``.
-        image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
-            ``"top"`` 1 % of pixels. Defaults to ``"max"``.
+        image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
+            ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
+            Defaults to ``"max"``.
         flatten_cosine (bool): One cosine per image instead of one per pixel in the loss.
             Defaults to ``False``.
         learning_rate (float): Highest learning rate of AdamW. Defaults to ``1e-4``.
@@ -169,16 +159,10 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        if lr_schedule not in {"step", "one_cycle"}:
-            msg = f"lr_schedule must be 'step' or 'one_cycle', got {lr_schedule!r}."
-            raise ValueError(msg)
-        if feature_cache not in {"disk", "memory", "off"}:
-            msg = f"feature_cache must be 'disk', 'memory' or 'off', got {feature_cache!r}."
-            raise ValueError(msg)
-        self.feature_cache = feature_cache
-        self.feature_cache_limit = feature_cache_limit
+        check_schedule(lr_schedule)
+        self.keep_features(feature_cache, feature_cache_limit)
         # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
-        self.hparams["image_size"] = self._resolve_image_size(image_size)
+        self.hparams["image_size"] = self.resolve_image_size(image_size)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
@@ -225,81 +209,7 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
         Returns:
             PreProcessor: For images in [0, 1].
         """
-        mean, std = backbone_statistics(backbone)
-        size = image_size or _DEFAULT_SIZE
-        return PreProcessor(transform=Compose([ExportableResize(size), Normalize(mean=mean, std=std)]))
-
-    def configure_post_processor(self) -> OrderPreservingPostProcessor:
-        """Normalise scores so that a strong defect and a very strong one stay apart.
-
-        Returns:
-            OrderPreservingPostProcessor: With its defaults.
-        """
-        return OrderPreservingPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> UnifiedEvaluator:
-        """Evaluate every category, their mean and the joint set.
-
-        Returns:
-            UnifiedEvaluator: With its defaults.
-        """
-        return UnifiedEvaluator()
-
-    @property
-    def trainer(self) -> Trainer:
-        """The trainer that the model is attached to."""
-        return super().trainer
-
-    @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
-        AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
-        # No hook comes before Lightning replaces a missing limit by 1000 epochs.
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            RunLength.of(trainer).begin(trainer, self, self.training_steps)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """What happens around the training.
-
-        Returns:
-            list[Callback]: The parts of the model that are callbacks, and those of this package.
-        """
-        parts = cast("Sequence[Callback]", super().configure_callbacks())
-        return [*parts, ImageCheck(), FlushDenormals(), ExactResume()]
-
-    def on_fit_start(self) -> None:
-        """Refuse an empty training set, and compute the frozen features of the others once.
-
-        Raises:
-            ValueError: If there is no image to learn from.
-        """
-        training_data = TrainingData.of(self.trainer)
-        training_data.require_images(self.trainer)
-        if self.feature_cache != "off":
-            training_data.replace_by_features(self.trainer, self.pre_processor, self._cache_features)
-
-    def _cache_features(self, images: AnomalibDataset, num_workers: int) -> FeatureDataset:
-        backbone = self.model.backbone
-        return cached_features(
-            images,
-            self.frozen_features,
-            f"{weights_identity(backbone)} {backbone.levels} {backbone.strides} {self.pre_processor}",
-            folder=feature_folder() if self.feature_cache == "disk" else None,
-            limit=self.feature_cache_limit,
-            num_workers=num_workers,
-        )
-
-    def frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Features of the frozen network.
-
-        Args:
-            images (torch.Tensor): ``(B, 3, H, W)`` in [0, 1], of any size if there is a pre-processor.
-
-        Returns:
-            list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.
-        """
-        images = images.to(self.device)
-        return self.model.backbone(self.pre_processor(images) if self.pre_processor else images)
+        return backbone_pre_processor(image_size or UniAS.default_size, backbone)
 
     def on_train_start(self) -> None:
         """Take what is learnt from statistics of training images, once."""
@@ -320,44 +230,8 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
             FloatingPointError: If the loss is not finite; the message names the images.
         """
         del args, kwargs
-        targets, reconstructions = self.model.reconstruct(
-            self.stored_features(batch) or self.model.backbone(batch.image)
-        )
-        loss = self.loss(targets, reconstructions)
-        if not torch.isfinite(loss):
-            msg = (
-                f"The loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}, for the images "
-                f"{batch.image_path}. Look for broken images among them; else lower learning_rate or precision."
-            )
-            raise FloatingPointError(msg)
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(targets[0]))
-        return {"loss": loss}
-
-    def stored_features(self, batch: ImageBatch) -> list[torch.Tensor] | None:
-        """Features that stand for the images of a batch.
-
-        Args:
-            batch (ImageBatch): A batch of the training.
-
-        Returns:
-            list[torch.Tensor] | None: ``(B, C_l, H_l, W_l)`` for each level; ``None`` if the batch holds images.
-        """
-        rows = getattr(batch, "features", None)
-        return None if rows is None else self.model.backbone.unflatten(rows.to(self.device), self.model.image_size)
-
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict score and map, from which thresholds and normalisation are taken.
-
-        Args:
-            batch (Batch): Images ``(B, 3, H, W)``.
-            *args (Any): Not used.
-            **kwargs (Any): Not used.
-
-        Returns:
-            STEP_OUTPUT: The batch with predictions.
-        """
-        del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        targets, reconstructions = self.model.reconstruct(self.features_of(batch))
+        return self.log_loss(self.loss(targets, reconstructions), batch)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the decoder, with a schedule as long as the run.
@@ -365,61 +239,14 @@ class UniAS(SizedCheckpoint, QuantizableExport, AnomalibModule):  # type: ignore
         Returns:
             OptimizerLRScheduler: Optimiser and scheduler, stepped after every batch.
         """
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        # Lightning 2.x does not clip the gradients of a fused optimiser in mixed precision.
-        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
-        steps = self.trainer.estimated_stepping_batches
-        steps = int(steps) if math.isfinite(steps) else self.training_steps
-        scheduler: LRScheduler
-        if self.lr_schedule == "one_cycle":
-            scheduler = OneCycleLR(optimizer, max_lr=self.learning_rate, total_steps=max(steps, 2))
-        else:
-            scheduler = MultiStepLR(optimizer, milestones=[int(0.4 * steps), int(0.8 * steps)])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.adamw(self.learning_rate, self.weight_decay, self.lr_schedule, milestones=(0.4, 0.8))
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradient norm, unless the trainer was given another rule.
+    def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:
+        """Interpolate what is learned per position, in place.
 
         Args:
-            optimizer (torch.optim.Optimizer): The optimiser.
-            gradient_clip_val (float | None): Of the trainer. Defaults to ``None``.
-            gradient_clip_algorithm (str | None): Of the trainer. Defaults to ``None``.
+            state_dict (dict[str, torch.Tensor]): Of a checkpoint.
+            saved_size (tuple[int, int]): Height and width that it was trained with.
         """
-        if gradient_clip_val is None:
-            gradient_clip_val, gradient_clip_algorithm = self.gradient_clip_norm, "norm"
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """No limit of the run: it would replace that of the user, see :class:`RunLength`.
-
-        Returns:
-            dict[str, Any]: Arguments that anomalib's Engine sets on the trainer.
-        """
-        return {"num_sanity_val_steps": 0}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """UniAS learns from normal images only.
-
-        Returns:
-            LearningType: One-class.
-        """
-        return LearningType.ONE_CLASS
-
-    def _resolve_image_size(self, image_size: tuple[int, int] | None) -> tuple[int, int]:
-        found = self.input_size if self.pre_processor else None
-        if image_size is not None and found is not None and tuple(found) != tuple(image_size):
-            msg = (
-                f"image_size={tuple(image_size)} but the pre-processor resizes to {tuple(found)}. "
-                "Give one of them, or the same size to both."
-            )
-            raise ValueError(msg)
-        height, width = image_size or found or _DEFAULT_SIZE
-        return int(height), int(width)
+        saved_grid = token_grid(saved_size, self.model.backbone.strides[-1])
+        resize_positions(state_dict, saved_grid, self.model.decoder.grid, self.hparams["channel_branch"])

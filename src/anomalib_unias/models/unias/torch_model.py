@@ -8,13 +8,13 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_unias.backbones import FeaturePyramid
+from anomalib_unias.models.components import FeatureJitter, ImageScore, check_image_score, score_of_map, token_grid
 
 from .anomaly_map import AnomalyMapGenerator
-from .components import FeatureFilter, FeatureJitter, FeatureScaler, NormalPrototypes, UniASDecoder
+from .components import FeatureFilter, FeatureScaler, NormalPrototypes, UniASDecoder
 from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
 
-ImageScore = Literal["max", "std", "top"]
 FeatureScaling = Literal["none", "level", "balanced", "channel"]
 
 _EQUALITY: dict[str, float | None] = {"none": None, "level": 0.0, "balanced": 0.5, "channel": 1.0}
@@ -57,13 +57,17 @@ class UniASModel(nn.Module):
         prototypes (int): Number of prototypes of normal features in each of some views; the geometric mean of the
             distances to them is multiplied into the map, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
-        image_score (ImageScore): Image score from the map: its ``"max"``, its ``"std"``, or the mean of its
-            ``"top"`` 1 % of pixels. Defaults to ``"max"``.
+        image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
+            ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
+            Defaults to ``"max"``.
 
     Raises:
         BackboneError: If the backbone, one of its levels or its weights do not exist.
         ValueError: If the image size or another argument does not fit.
     """
+
+    FEATURES = ""
+    """What tells kept features from those of other models with the same backbone."""
 
     def __init__(
         self,
@@ -92,9 +96,7 @@ class UniASModel(nn.Module):
         image_score: ImageScore = "max",
     ) -> None:
         super().__init__()
-        if image_score not in {"max", "std", "top"}:
-            msg = f"image_score must be 'max', 'std' or 'top', got {image_score!r}."
-            raise ValueError(msg)
+        check_image_score(image_score)
         if feature_scaling not in _EQUALITY:
             msg = f"feature_scaling must be one of {list(_EQUALITY)}, got {feature_scaling!r}."
             raise ValueError(msg)
@@ -105,7 +107,7 @@ class UniASModel(nn.Module):
         self.image_score = image_score
 
         self.backbone = FeaturePyramid(backbone, levels, pre_trained)
-        grid = token_grid(image_size, self.backbone)
+        grid = token_grid(image_size, self.backbone.strides[-1])
         patch_sizes = [self.backbone.strides[-1] // stride for stride in self.backbone.strides]
         reconstructed = [levels is None or level in levels for level in self.backbone.levels]
 
@@ -148,14 +150,36 @@ class UniASModel(nn.Module):
             ``(B,)`` and the anomaly map ``(B, 1, H, W)``; in training mode the targets and their
             reconstructions, ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
         """
-        features = self.backbone(images)
+        features = self.extract(images)
         targets, reconstructions = self.reconstruct(features)
         if self.training:
             return targets, reconstructions
 
         distances = () if self.prototypes is None else self.prototypes(features)
         anomaly_map = self.anomaly_map_generator(targets, reconstructions, distances)
-        return InferenceBatch(pred_score=self._score(anomaly_map), anomaly_map=anomaly_map)
+        return InferenceBatch(pred_score=score_of_map(anomaly_map, self.image_score), anomaly_map=anomaly_map)
+
+    def extract(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Features that are reconstructed, and that may be kept for the training.
+
+        Args:
+            images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
+
+        Returns:
+            list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+        """
+        return self.backbone(images)
+
+    def unflatten(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Take the features of images apart that were put into one row per image.
+
+        Args:
+            rows (torch.Tensor): ``(B, N)``, of any precision.
+
+        Returns:
+            list[torch.Tensor]: As :meth:`extract`, single precision.
+        """
+        return self.backbone.unflatten(rows, self.image_size)
 
     def reconstruct(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Reconstruct features of the backbone.
@@ -184,35 +208,3 @@ class UniASModel(nn.Module):
         if self.scaler is not None:
             features = self.scaler(features)
         return self.filter(features)
-
-    def _score(self, anomaly_map: torch.Tensor) -> torch.Tensor:
-        pixels = anomaly_map.flatten(1)
-        if self.image_score == "max":
-            return pixels.amax(dim=1)
-        if self.image_score == "std":
-            return pixels.std(dim=1)
-        # The size of the map is fixed, so k is a constant of the exported graph.
-        count = max(1, self.image_size[0] * self.image_size[1] // 100)
-        return pixels.topk(count, dim=1, sorted=False).values.mean(dim=1)
-
-
-def token_grid(image_size: Sequence[int], backbone: FeaturePyramid) -> tuple[int, int]:
-    """Rows and columns of the token grid, one token per pixel of the deepest level.
-
-    Args:
-        image_size (Sequence[int]): Height and width of the input.
-        backbone (FeaturePyramid): Gives the strides.
-
-    Returns:
-        tuple[int, int]: Rows and columns.
-
-    Raises:
-        ValueError: If the size is not divisible by the largest stride.
-    """
-    stride = backbone.strides[-1]
-    height, width = image_size
-    if height % stride or width % stride or min(height, width) < stride:
-        near = tuple(max(stride, round(side / stride) * stride) for side in image_size)
-        msg = f"image_size must be divisible by {stride}, the largest stride used; got {height}x{width}, try {near}."
-        raise ValueError(msg)
-    return height // stride, width // stride

@@ -1,12 +1,11 @@
 """The parts of UniAS, in the order in which the data passes them."""
 
-from .attention import DualAttentionBlock, TransformerEncoderLayer
+from .attention import DualAttentionBlock
 from .decoder import UniASDecoder
-from .feature_filter import FeatureFilter, FeatureJitter, FeatureScaler
+from .feature_filter import FeatureFilter, FeatureScaler
 from .local_block import MultiGranularityBlock, build_local_block
 from .patch_embedding import PatchEmbedding
 from .pixel_decoder import PixelDecoder
-from .position import neighbor_mask, sine_position_encoding
 from .prototypes import NormalPrototypes
 from .query import LearnedQuery, SampleAwareQuery
 from .reconstruction import ResizeHead, TransposedHead
@@ -14,7 +13,6 @@ from .reconstruction import ResizeHead, TransposedHead
 __all__ = [
     "DualAttentionBlock",
     "FeatureFilter",
-    "FeatureJitter",
     "FeatureScaler",
     "LearnedQuery",
     "MultiGranularityBlock",
@@ -23,10 +21,7 @@ __all__ = [
     "PixelDecoder",
     "ResizeHead",
     "SampleAwareQuery",
-    "TransformerEncoderLayer",
     "TransposedHead",
     "UniASDecoder",
     "build_local_block",
-    "neighbor_mask",
-    "sine_position_encoding",
 ]

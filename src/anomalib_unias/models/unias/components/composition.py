@@ -1,10 +1,8 @@
 """Linear convolutions in sequence, composed to one."""
 
 from abc import ABC, abstractmethod
-from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, fold
@@ -87,31 +85,6 @@ class ComposedModule(nn.Module, ABC):
         return {**self.__dict__, "_buffers": buffers, "_made_of": None, "_kept": []}
 
 
-def bilinear_matrix(small: int, large: int, like: torch.Tensor, align_corners: bool) -> torch.Tensor:
-    """Matrix that resizes a line bilinearly, as ``torch.nn.functional.interpolate`` does.
-
-    Args:
-        small (int): Length before, less than ``large``.
-        large (int): Length after.
-        like (torch.Tensor): Gives device and type.
-        align_corners (bool): Whether the outermost values keep their place.
-
-    Returns:
-        torch.Tensor: ``(large, small)``.
-    """
-    return torch.from_numpy(_bilinear_coefficients(small, large, align_corners)).to(like)
-
-
-@cache
-def _bilinear_coefficients(small: int, large: int, align_corners: bool) -> np.ndarray:
-    # Not with operators of PyTorch: they would become part of an exported graph, with some of which OpenVINO 2026.4
-    # never ends its rewriting.
-    index = np.arange(large)
-    position = index * ((small - 1) / (large - 1)) if align_corners else (index + 0.5) * (small / large) - 0.5
-    position = position.clip(0, small - 1)
-    return (1 - np.abs(position[:, None] - np.arange(small))).clip(0)
-
-
 def convolve_resized(image: torch.Tensor, kernel: torch.Tensor, resize: list[torch.Tensor]) -> torch.Tensor:
     """Convolve a resized image, zero outside, without making it.
 
@@ -121,7 +94,7 @@ def convolve_resized(image: torch.Tensor, kernel: torch.Tensor, resize: list[tor
     Args:
         image (torch.Tensor): ``(B, D, h, w)``.
         kernel (torch.Tensor): ``(C, D, k, k)``, k odd.
-        resize (list[torch.Tensor]): Matrices ``(H, h)`` and ``(W, w)``, see :func:`bilinear_matrix`.
+        resize (list[torch.Tensor]): Matrices ``(H, h)`` and ``(W, w)``, see ``bilinear_matrix``.
 
     Returns:
         torch.Tensor: ``(B, C, H, W)``.
@@ -159,7 +132,7 @@ def convolve_resized_rows(
     Args:
         rows (torch.Tensor): ``(B, D, r, w)``.
         kernel (torch.Tensor): ``(C, D, r, k)``, k odd.
-        resize (torch.Tensor): Matrix ``(W, w)``, see :func:`bilinear_matrix`.
+        resize (torch.Tensor): Matrix ``(W, w)``, see ``bilinear_matrix``.
         beyond (int): Number of results wanted beyond each end of the rows. Defaults to ``0``.
 
     Returns:

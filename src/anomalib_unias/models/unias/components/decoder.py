@@ -6,11 +6,12 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
+from anomalib_unias.models.components import neighbor_mask, sine_position_encoding
+
 from .attention import DualAttentionBlock
 from .local_block import LightMultiGranularityBlock, LocalBlock, MultiGranularityBlock, build_local_block
 from .patch_embedding import PatchEmbedding
 from .pixel_decoder import PixelDecoder
-from .position import neighbor_mask, sine_position_encoding
 from .query import LearnedQuery, SampleAwareQuery
 from .reconstruction import ResizeHead, TransposedHead
 

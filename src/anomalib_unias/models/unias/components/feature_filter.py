@@ -1,10 +1,11 @@
 """What happens to the features of the frozen network before the decoder sees them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from anomalib.models.components import GaussianBlur2d
 from torch import nn
+
+from anomalib_unias.models.components import gaussian_blur
 
 
 class FeatureScaler(nn.Module):
@@ -82,53 +83,3 @@ class FeatureFilter(nn.Module):
             torch.cat((target, feature - target), dim=1) for target, feature in zip(targets, features, strict=True)
         ]
         return inputs, targets
-
-
-class FeatureJitter(nn.Module):
-    """Additive noise on the decoder inputs, so that reconstruction is not a copy.
-
-    The noise of a pixel is scaled by the norm of its feature vector divided by its length (the UniAD recipe).
-
-    Args:
-        scale (float): Strength of the noise. Defaults to ``20.0``.
-        probability (float): Probability that a level of a batch gets noise. Defaults to ``0.5``.
-    """
-
-    def __init__(self, scale: float = 20.0, probability: float = 0.5) -> None:
-        super().__init__()
-        self.scale = scale
-        self.probability = probability
-
-    def forward(self, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-        """Add noise in training mode.
-
-        Args:
-            inputs (Iterable[torch.Tensor]): ``(B, 2 C_l, H_l, W_l)`` for each level.
-
-        Returns:
-            list[torch.Tensor]: The same shapes.
-        """
-        if not self.training:
-            return list(inputs)
-        return [self._jitter(level) if torch.rand(()).item() < self.probability else level for level in inputs]
-
-    def _jitter(self, level: torch.Tensor) -> torch.Tensor:
-        # Not norm(), which is slow along a dimension that is not the last.
-        amplitude = level.square().sum(dim=1, keepdim=True).sqrt() * (self.scale / level.shape[1])
-        return torch.addcmul(level, torch.randn_like(level), amplitude)
-
-
-def gaussian_blur(sigma: float, kernel_size: int, channels: int) -> GaussianBlur2d:
-    """Depthwise Gaussian blur with reflected border whose kernel is no part of the state dict.
-
-    Args:
-        sigma (float): Standard deviation in pixels.
-        kernel_size (int): Side of the kernel, odd.
-        channels (int): Number of channels.
-
-    Returns:
-        GaussianBlur2d: Maps ``(B, channels, H, W)`` to the same shape.
-    """
-    blur = GaussianBlur2d(sigma=sigma, channels=channels, kernel_size=kernel_size)
-    blur.register_buffer("kernel", blur.kernel.contiguous(), persistent=False)
-    return blur

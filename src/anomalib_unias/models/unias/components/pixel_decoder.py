@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from .attention import TransformerEncoderLayer
+from anomalib_unias.models.components import TransformerEncoderLayer
+
 from .split_convolution import convolve_doubled, convolve_normalized
 
 # Smoothing apart pays if the lateral map has at most a quarter of the channels.

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, interpolate
 
+from anomalib_unias.models.components import bilinear_matrix
+
 from .composition import (
     ComposedModule,
-    bilinear_matrix,
     compose_kernels,
     convolve_resized,
     convolve_resized_rows,

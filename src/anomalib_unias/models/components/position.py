@@ -1,8 +1,30 @@
-"""Where a token is: position encoding and the neighbourhood that attention must not use."""
+"""Where a token is: grid, position encoding and the neighbourhood that attention must not use."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+
+
+def token_grid(image_size: Sequence[int], stride: int) -> tuple[int, int]:
+    """Rows and columns of the token grid, one token per pixel of the deepest level.
+
+    Args:
+        image_size (Sequence[int]): Height and width of the input.
+        stride (int): Input pixels per token.
+
+    Returns:
+        tuple[int, int]: Rows and columns.
+
+    Raises:
+        ValueError: If the size is not divisible by the stride.
+    """
+    height, width = image_size
+    if height % stride or width % stride or min(height, width) < stride:
+        near = tuple(max(stride, round(side / stride) * stride) for side in image_size)
+        msg = f"image_size must be divisible by {stride}, the largest stride used; got {height}x{width}, try {near}."
+        raise ValueError(msg)
+    return height // stride, width // stride
 
 
 def sine_position_encoding(height: int, width: int, dim: int) -> torch.Tensor:

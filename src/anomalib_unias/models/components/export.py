@@ -1,4 +1,4 @@
-"""What the export of UniAS does differently from anomalib's."""
+"""What the export of our models does differently from anomalib's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,0 +1,39 @@
+"""What the models of this package share."""
+
+from .attention import AttentionLayer, FeedForward, TransformerEncoderLayer
+from .checkpoint import ArchitectureMismatchError, resize_grid
+from .detector import ClippedGradients, LRSchedule, UnifiedDetector, backbone_pre_processor, check_schedule
+from .feature_jitter import FeatureJitter
+from .frozen_features import FeatureCache, FrozenFeatures
+from .image_score import ImageScore, check_image_score, score_of_map
+from .maps import bilinear_matrix, gaussian_blur, resize_map
+from .position import neighbor_mask, sine_position_encoding, token_grid
+from .preset import CalibratedPreset, with_defaults, without_defaults
+
+__all__ = [
+    "ArchitectureMismatchError",
+    "AttentionLayer",
+    "CalibratedPreset",
+    "ClippedGradients",
+    "FeatureCache",
+    "FeatureJitter",
+    "FeedForward",
+    "FrozenFeatures",
+    "ImageScore",
+    "LRSchedule",
+    "TransformerEncoderLayer",
+    "UnifiedDetector",
+    "backbone_pre_processor",
+    "bilinear_matrix",
+    "check_image_score",
+    "check_schedule",
+    "gaussian_blur",
+    "neighbor_mask",
+    "resize_grid",
+    "resize_map",
+    "score_of_map",
+    "sine_position_encoding",
+    "token_grid",
+    "with_defaults",
+    "without_defaults",
+]

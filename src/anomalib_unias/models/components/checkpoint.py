@@ -1,0 +1,250 @@
+"""Checkpoints: what is checked and adapted before one is loaded."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from anomalib.engine.plugins import AnomalibCheckpointIO
+from anomalib.pre_processing import PreProcessor
+from torch import nn
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import Compose, Resize
+
+from anomalib_unias.pre_processing import exportable_transform
+
+logger = logging.getLogger(__name__)
+
+_SIZE_KEY = "anomalib_unias_image_size"
+# Of anomalib's post-processor.
+_SCORE_BUFFERS = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+
+
+class ArchitectureMismatchError(ValueError):
+    """A checkpoint of another architecture than that of the model it is loaded into."""
+
+
+class CheckpointFileError(ValueError):
+    """A file is no checkpoint that Lightning can read: damaged, or of something else."""
+
+
+class CheckedCheckpointIO(AnomalibCheckpointIO):
+    """Reads checkpoints as anomalib does, and says which file is none."""
+
+    def load_checkpoint(  # type: ignore[override]  # as anomalib's
+        self, path: str | Path, map_location: Any = None, weights_only: bool = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path (str | Path): File.
+            map_location (Any): See ``torch.load``. Defaults to ``None``.
+            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
+
+        Returns:
+            dict[str, Any]: What Lightning has saved.
+
+        Raises:
+            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
+            OSError: If it cannot be opened.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only)
+        except OSError:
+            raise
+        except Exception as error:  # unpickling a damaged file raises nearly everything
+            # Around the reason torch says how to read the file unsafely.
+            reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+            raise _no_checkpoint(path, f"{type(error).__name__}: {reason}") from error
+        if not isinstance(checkpoint, dict):
+            raise _no_checkpoint(path, f"it holds a {type(checkpoint).__name__}")
+        if missing := {"state_dict", "pytorch-lightning_version"} - checkpoint.keys():
+            raise _no_checkpoint(path, f"it has no {' and no '.join(sorted(missing))}")
+        return checkpoint
+
+
+class SizedCheckpoint(nn.Module):
+    """Checkpoints that open at another image size, and without a network.
+
+    A base class to be named before ``AnomalibModule``, whose direct subclasses anomalib takes for models.
+    """
+
+    model: Any
+    hparams: Any
+    pre_processor: Any
+    trainer: Any
+
+    def setup(self, stage: str) -> None:
+        """Let the trainer tell files that are no checkpoints, before it reads one."""
+        super().setup(stage)  # type: ignore[misc]
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:
+            strategy.checkpoint_io = CheckedCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the image size, so that the model can be opened at another one."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        # Not only among the hyper-parameters: Lightning replaces those by the arguments of load_from_checkpoint.
+        checkpoint[_SIZE_KEY] = list(self.model.image_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore a checkpoint of the same architecture, also one of another image size.
+
+        Args:
+            checkpoint (dict[str, Any]): Lightning checkpoint.
+
+        Raises:
+            ArchitectureMismatchError: If it does not belong to this architecture.
+        """
+        own_pre_processor = self.pre_processor
+        saved_size = tuple(checkpoint.get(_SIZE_KEY, self.model.image_size))
+        resized = saved_size != self.model.image_size
+        if resized:
+            forget_scores(checkpoint)
+            logger.warning(
+                "The checkpoint was trained at %dx%d pixels and is opened at %dx%d: scores are others there, so its "
+                "thresholds, normalisation and calibration are dropped. Validate the model (engine.validate) to get "
+                "thresholds; a model with a CadaPostProcessor has to be trained at the size it is used at.",
+                *saved_size,
+                *self.model.image_size,
+            )
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        if resized:
+            self.resize_state(checkpoint["state_dict"], (saved_size[0], saved_size[1]))
+            if isinstance(own_pre_processor, PreProcessor):
+                # Loading a checkpoint has put back the size it was trained with.
+                self.pre_processor = _resized(own_pre_processor, self.model.image_size)
+        check_architecture(self, checkpoint, self.hparams)
+
+    def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:
+        """Adapt, in place, what depends on the image size. By default nothing does.
+
+        Args:
+            state_dict (dict[str, torch.Tensor]): Of the checkpoint.
+            saved_size (tuple[int, int]): Height and width that it was trained with.
+        """
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Rebuild a trained model. The backbone is in the checkpoint: nothing is downloaded.
+
+        Args:
+            checkpoint_path (str | Path): Lightning checkpoint.
+            map_location (Any): See ``torch.load``. Defaults to ``None``.
+            hparams_file (str | Path | None): Not needed. Defaults to ``None``.
+            strict (bool | None): Whether keys must match. Defaults to ``None``.
+            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
+            **kwargs (Any): Constructor arguments to replace, e.g. ``image_size``.
+
+        Returns:
+            Any: The model.
+
+        Raises:
+            ArchitectureMismatchError: If the checkpoint belongs to another architecture.
+            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
+        """
+        kwargs.setdefault("pre_trained", False)
+        # Lightning 2.6 raises a KeyError or the like for a file of another content, without its name.
+        CheckedCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, "cpu", weights_only)  # type: ignore[attr-defined]
+        return super().load_from_checkpoint(  # type: ignore[misc]
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=weights_only,
+            **kwargs,
+        )
+
+
+def _no_checkpoint(path: str | Path, reason: str) -> CheckpointFileError:
+    return CheckpointFileError(
+        f"{path} cannot be read as a checkpoint: {reason}. Give a file *.ckpt that training has written; one that is "
+        "damaged has to be copied again."
+    )
+
+
+def forget_scores(checkpoint: dict[str, Any]) -> None:
+    """Take out of a checkpoint, in place, what belongs to the scores of a model.
+
+    Args:
+        checkpoint (dict[str, Any]): Lightning checkpoint.
+    """
+    state = checkpoint["state_dict"]
+    for key in [key for key in state if key.startswith("post_processor.calibration.")]:
+        del state[key]
+    for name in _SCORE_BUFFERS:
+        if (key := f"post_processor.{name}") in state:
+            state[key] = torch.full_like(state[key], torch.nan)
+    if (configuration := checkpoint.get("anomalib_post_processor_config")) is not None:
+        configuration.pop("calibration", None)
+
+
+def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint belongs to an architecture.
+
+    Args:
+        module (nn.Module): The model that is about to load the checkpoint.
+        checkpoint (Mapping[str, Any]): Lightning checkpoint.
+        own_arguments (Mapping[str, Any]): Constructor arguments of the model.
+
+    Raises:
+        ArchitectureMismatchError: If parameters are missing, unknown or of another shape. The message names
+            the constructor arguments that differ.
+    """
+    own, saved = module.state_dict(), checkpoint["state_dict"]
+    missing, unknown = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+    reshaped = sorted(key for key in own.keys() & saved.keys() if own[key].shape != saved[key].shape)
+    # Metrics and post-processors check themselves.
+    mismatched = [key for key in (*missing, *unknown, *reshaped) if key.startswith("model.")]
+    if not mismatched:
+        return
+    saved_arguments = checkpoint.get("hyper_parameters", {})
+    differences = [
+        f"{name}={saved_arguments[name]!r} (here {own_arguments[name]!r})"
+        for name in own_arguments
+        if name in saved_arguments and saved_arguments[name] != own_arguments[name]
+    ]
+    differing = ", ".join(differences) or f"unknown: it does not hold the arguments of a {type(module).__name__} model"
+    msg = (
+        f"The checkpoint belongs to another architecture: {len(missing)} parameters are missing, {len(unknown)} "
+        f"unknown, {len(reshaped)} of another shape, e.g. {', '.join(mismatched[:3])}. Saved with: {differing}. "
+        f"Build the model with these arguments, or let {type(module).__name__}.load_from_checkpoint do it."
+    )
+    raise ArchitectureMismatchError(msg)
+
+
+def resize_grid(table: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
+    """Interpolate what is learned per position to another token grid.
+
+    Args:
+        table (torch.Tensor): ``(N * rows * columns, D)``, one or more grids one after the other.
+        old_grid (tuple[int, int]): Rows and columns it was trained with.
+        new_grid (tuple[int, int]): Rows and columns of the model.
+
+    Returns:
+        torch.Tensor: ``(N * new rows * new columns, D)``.
+    """
+    grids = table.shape[0] // (old_grid[0] * old_grid[1])
+    image = table.view(grids, *old_grid, -1).permute(0, 3, 1, 2)
+    resized = interpolate(image, size=new_grid, mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1).reshape(-1, table.shape[1])
+
+
+def _resized(pre_processor: PreProcessor, size: tuple[int, int]) -> PreProcessor:
+    """The same transforms, resizing to another height and width."""
+    transforms = [
+        Resize(list(size), interpolation=step.interpolation, antialias=step.antialias)
+        if isinstance(step, Resize)
+        else step
+        for step in cast("Compose", pre_processor.transform).transforms
+    ]
+    return PreProcessor(transform=exportable_transform(Compose(transforms)))

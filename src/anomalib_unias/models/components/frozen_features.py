@@ -1,0 +1,97 @@
+"""Training on features of a frozen network that are computed once."""
+
+from typing import Literal
+
+import torch
+from anomalib.data import AnomalibDataset, ImageBatch
+
+from anomalib_unias.callbacks import TrainingData
+from anomalib_unias.data.feature_cache import FeatureDataset, cached_features, weights_identity
+from anomalib_unias.data.feature_files import feature_folder
+
+from .detector import UnifiedDetector
+
+FeatureCache = Literal["disk", "memory", "off"]
+
+
+class FrozenFeatures(UnifiedDetector):
+    """A model whose training needs nothing of an image but the features of its frozen ``model.backbone``.
+
+    A base class to be named before ``AnomalibModule``.
+    """
+
+    feature_cache: FeatureCache = "off"
+    feature_cache_limit: float | None = None
+
+    def keep_features(self, where: FeatureCache, limit: float | None) -> None:
+        """Choose where features of training images are kept.
+
+        Args:
+            where (FeatureCache): ``"disk"``, ``"memory"`` or ``"off"``.
+            limit (float | None): Largest size in GB, ``None`` for the default of
+                :func:`~anomalib_unias.data.feature_cache.cached_features`.
+
+        Raises:
+            ValueError: If there is no such place.
+        """
+        if where not in {"disk", "memory", "off"}:
+            msg = f"feature_cache must be 'disk', 'memory' or 'off', got {where!r}."
+            raise ValueError(msg)
+        self.feature_cache, self.feature_cache_limit = where, limit
+
+    def on_fit_start(self) -> None:
+        """Refuse an empty training set, and compute the frozen features of the others once.
+
+        Raises:
+            ValueError: If there is no image to learn from.
+        """
+        super().on_fit_start()
+        if self.feature_cache != "off":
+            TrainingData.of(self.trainer).replace_by_features(self.trainer, self.pre_processor, self._cache_features)
+
+    def frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Features of the frozen network.
+
+        Args:
+            images (torch.Tensor): ``(B, 3, H, W)`` in [0, 1], of any size if there is a pre-processor.
+
+        Returns:
+            list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.
+        """
+        images = images.to(self.device)
+        return self.model.extract(self.pre_processor(images) if self.pre_processor else images)
+
+    def stored_features(self, batch: ImageBatch) -> list[torch.Tensor] | None:
+        """Features that stand for the images of a batch.
+
+        Args:
+            batch (ImageBatch): A batch of the training.
+
+        Returns:
+            list[torch.Tensor] | None: ``(B, C_l, H_l, W_l)`` for each level; ``None`` if the batch holds images.
+        """
+        rows = getattr(batch, "features", None)
+        return None if rows is None else self.model.unflatten(rows.to(self.device))
+
+    def features_of(self, batch: ImageBatch) -> list[torch.Tensor]:
+        """Features of a batch of the training, stored or computed.
+
+        Args:
+            batch (ImageBatch): Its images have passed the pre-processor.
+
+        Returns:
+            list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.
+        """
+        return self.stored_features(batch) or self.model.extract(batch.image)
+
+    def _cache_features(self, images: AnomalibDataset, num_workers: int) -> FeatureDataset:
+        backbone = self.model.backbone
+        kind = self.model.FEATURES
+        return cached_features(
+            images,
+            self.frozen_features,
+            f"{weights_identity(backbone)} {backbone.levels} {backbone.strides} {self.pre_processor}{kind}",
+            folder=feature_folder() if self.feature_cache == "disk" else None,
+            limit=self.feature_cache_limit,
+            num_workers=num_workers,
+        )

