@@ -24,8 +24,9 @@ demo: $(VENV)/.installed
 		--trainer.callbacks anomalib_unias.EvaluationReport
 	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
 		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"
-	find $(CURDIR)/$(DEMO)/products/*/test -name "*.png" | sort > $(DEMO)/images.txt
-	$(BIN)/anomalib-unias inspect $(DEMO)/export/weights/openvino/model.xml $(DEMO)/images.txt \
+	mkdir -p $(DEMO)/images
+	cd $(DEMO)/images && for product in $$(ls ../products); do ln -sfn ../products/$$product/test $$product; done
+	$(BIN)/anomalib-unias inspect $(DEMO)/export/weights/openvino/model.xml $(DEMO)/images \
 		--output $(DEMO)/inspected.jsonl --overlays $(DEMO)/inspected
 
 test: $(VENV)/.installed
