@@ -24,14 +24,14 @@ from anomalib_unias.report.shift_page import draw_shift
 FILE = "shift.csv"
 COLUMNS = ["group", *SHIFT_COLUMNS]
 # Validated once, after training: the scale of its scores has to be known, its threshold does not come from there.
-_ONCE = {"limit_val_batches": 1.0, "check_val_every_n_epoch": 10_000, "num_sanity_val_steps": 0}
+ONCE = {"limit_val_batches": 1.0, "check_val_every_n_epoch": 10_000, "num_sanity_val_steps": 0}
 
 
 def run(group: Group, options: argparse.Namespace) -> None:
     """Train and test one model, append its rows and draw them."""
     length = {"max_steps": options.steps} if options.steps else {}
     with TemporaryDirectory() as folder:
-        trained = protocol.train(lambda: build(PRESET), group, 0, {**_ONCE, **length}, folder)
+        trained = protocol.train(lambda: build(PRESET), group, 0, {**ONCE, **length}, folder)
         if options.checkpoints:
             trained.engine.trainer.save_checkpoint(options.checkpoints / f"{group.name}.ckpt")
         table = measure_shift(trained.model, group.datamodule(0))
