@@ -212,6 +212,8 @@ def test_a_changed_lamp_is_told(model, tmp_path, caplog):
     assert labels == labels_now == 4 * ([False] * 19 + [True])
     told, _ = run(write_photographs(tmp_path / "darker", 80, 0.9, 1), reference=reference, window=60)
     assert "are lower than in validation" in told[0]
+    run(tmp_path / "darker", reference=reference, window=100, resume=True)
+    assert "fewer than 100 images (--window): no drift could be seen" in caplog.text
     with pytest.raises(SystemExit, match="FileNotFoundError: .*none.jsonl does not exist"):
         inspect(model, tmp_path / "same", reference=tmp_path / "none.jsonl")
 

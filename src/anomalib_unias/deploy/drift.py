@@ -28,6 +28,10 @@ class DriftWatch:
         reference (NDArray): Scores of normal images ``(N,)``, by the same export.
         window (int): How many of the last images are looked at. Defaults to ``200``.
 
+    Attributes:
+        window (int): The same.
+        looked (bool): Whether there were enough images to look at.
+
     Raises:
         InspectionError: If there are fewer than 30 scores, or the window is smaller.
 
@@ -46,6 +50,8 @@ class DriftWatch:
                 f"of {window}."
             )
             raise InspectionError(msg)
+        self.window = window
+        self.looked = False
         self._reference = np.asarray(reference, dtype=float)
         self._scores: deque[float] = deque(maxlen=window)
         self._until_look = window
@@ -92,7 +98,8 @@ class DriftWatch:
         self._until_look -= 1
         if self._until_look:
             return None
-        self._until_look = max(1, len(self._scores) // _LOOKS)
+        self._until_look = max(1, self.window // _LOOKS)
+        self.looked = True
         chance = float(ks_2samp(self._reference, list(self._scores), method="asymp").pvalue)
         if (chance < _LEVEL) == self._drifted:
             return None

@@ -113,6 +113,8 @@ def run_inspection(
         logger.warning("Stopped by a signal; all images that were begun are written.")
     elif not results.written and not done:
         logger.warning("There is no image in %s.", source)
+    if drift is not None and not drift.looked:
+        logger.warning("There were fewer than %d images (--window): no drift could be seen.", drift.window)
     if results.problems or results.remarked:
         logger.warning("%s", results.summary())
     return results.problems
