@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from anomalib_unias.deploy import InspectionError, ThroughputInferencer
+from anomalib_unias.deploy.commands import inspect
 from anomalib_unias.deploy.inspection import run_inspection
 
 write_toy_model = run_path(str(Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"))["write_toy_model"]
@@ -175,6 +176,46 @@ def test_an_image_that_the_model_cannot_compute_is_an_error(model, folder, tmp_p
     monkeypatch.setattr("anomalib_unias.deploy.sources.ImageSource.read", lambda _: np.zeros((8, 8, 4), np.uint8))
     assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 6
     assert all("cannot be computed" in entry["error"] for entry in entries(tmp_path / "out.jsonl"))
+
+
+def write_photographs(folder, count, lamp, seed):
+    """Normal parts that differ a little, under a lamp of some brightness; every twentieth has a defect."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    for index in range(count):
+        pixels = np.clip(lamp * (rng.normal(90, 6) + rng.normal(0, 4, (12, 12, 3))), 0, 255)
+        if index % 20 == 19:
+            pixels[4:8, 4:8] = 255
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index:03}.png")
+    return folder
+
+
+def test_a_changed_lamp_is_told(model, tmp_path, caplog):
+    """A tenth brighter: no more images exceed the threshold, but their scores are not those of validation."""
+    reference = tmp_path / "validation.jsonl"
+
+    def run(folder, **options):
+        caplog.clear()
+        output = tmp_path / f"{folder.name}.jsonl"
+        with pytest.raises(SystemExit) as ended:
+            inspect(model, folder, output=output, **options)
+        assert ended.value.code == 0
+        told = [record.message for record in caplog.records if "than in validation" in record.message]
+        return told, [entry["label"] for entry in entries(output)]
+
+    run(write_photographs(tmp_path / "validation", 60, lamp=1, seed=0))
+    told, labels = run(write_photographs(tmp_path / "same", 80, 1, 1), reference=reference, window=60)
+    assert told == []
+    told, labels_now = run(write_photographs(tmp_path / "brighter", 80, 1.1, 1), reference=reference, window=60)
+    assert len(told) == 1
+    assert "The scores of the last 60 images are higher than in validation" in told[0]
+    assert labels == labels_now == 4 * ([False] * 19 + [True])
+    told, _ = run(write_photographs(tmp_path / "darker", 80, 0.9, 1), reference=reference, window=60)
+    assert "are lower than in validation" in told[0]
+    run(tmp_path / "darker", reference=reference, window=100, resume=True)
+    assert "fewer than 100 images (--window): no drift could be seen" in caplog.text
+    with pytest.raises(SystemExit, match="FileNotFoundError: .*none.jsonl does not exist"):
+        inspect(model, tmp_path / "same", reference=tmp_path / "none.jsonl")
 
 
 def command(*arguments, **options):

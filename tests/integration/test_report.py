@@ -26,7 +26,7 @@ WriteCategory = Callable[..., Path]
 CATEGORIES = ["bottle", "cable"]
 PADIM = {"backbone": "resnet18", "layers": ["layer1"], "pre_trained": False, "n_features": 4}
 SUMMARY = ["mean", "mixed", "gap"]
-TABLES = ["metrics.csv", "images.csv", "regions.csv", "suspects.csv"]
+TABLES = ["metrics.csv", "images.csv", "regions.csv", "suspects.csv", "pixel_counts.npz"]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,11 @@ def test_metrics_files_are_alike(folder: Path) -> None:
     wide = pd.DataFrame(content["metrics"]).pivot(index="category", columns="metric", values="value").astype(float)
     pd.testing.assert_frame_equal(table.sort_index(), wide[table.columns], check_names=False)
     assert math.isnan(wide.loc["gap", "missed_defects"])
+    low, high = (
+        next(row[end] for row in content["metrics"] if row["category"] == "mixed" and row["metric"] == "pixel_ap")
+        for end in ("low", "high")
+    )
+    assert low <= wide.loc["mixed", "pixel_ap"] <= high
     images = pd.read_csv(folder / "images.csv")
     deployed = next(row for row in content["error_rates"] if row["category"] == "mixed" and row["at"] == "deployed")
     assert deployed["false_alarms"] == images.loc[images["label"] == 0, "predicted"].sum()
@@ -295,7 +300,9 @@ def test_two_reports_are_compared(
     monkeypatch.setattr("sys.argv", [*command, "--samples=50"])
     cli.main()
     assert "no difference beyond chance" in capsys.readouterr().out
-    assert "12 test images" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "12 test images" in text
+    assert "Pixel AP" in text
     monkeypatch.setattr("sys.argv", ["anomalib-unias", "compare", str(padim_report), str(tmp_path)])
     with pytest.raises(SystemExit, match="has no images.csv"):
         cli.main()

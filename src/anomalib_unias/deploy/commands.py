@@ -12,6 +12,7 @@ from anomalib.models.components import AnomalibModule
 from rich.console import Console
 
 from anomalib_unias.deploy.adaptation import adapt_export
+from anomalib_unias.deploy.drift import DriftWatch
 from anomalib_unias.deploy.errors import ExportedModelError, InspectionError
 from anomalib_unias.deploy.inspection import run_inspection
 from anomalib_unias.deploy.model_info import describe_export
@@ -31,6 +32,8 @@ def inspect(
     device: str = "CPU",
     hint: Literal["throughput", "latency"] = "throughput",
     readers: int = 2,
+    reference: Path | None = None,
+    window: int = 200,
 ) -> None:
     """Inspect a folder, a list, a video or an image with an exported model: one JSON line for each image.
 
@@ -48,10 +51,16 @@ def inspect(
         device (str): Device of OpenVINO. Defaults to ``"CPU"``.
         hint (Literal["throughput", "latency"]): Several images at a time, or one. Defaults to ``"throughput"``.
         readers (int): Threads that read files. Defaults to ``2``.
+        reference (Path | None): Lines that this command wrote about normal validation images with the same model: a
+            warning tells when scores are no longer like theirs. Defaults to ``None``: nothing is compared.
+        window (int): How many of the last images are compared with it. Defaults to ``200``.
     """
     try:
+        drift = None if reference is None else DriftWatch.read(reference, window)
         line = ThroughputInferencer(model, device=device, hint=hint, readers=readers)
-        problems = run_inspection(line, source, output=output, overlays=overlays, watch=watch, resume=resume)
+        problems = run_inspection(
+            line, source, output=output, overlays=overlays, watch=watch, resume=resume, drift=drift
+        )
     except BrokenPipeError:
         # Nobody reads the standard output any more. Python would write to it once again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,14 +8,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from anomalib_unias.deploy.drift import DriftWatch
 from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.results import ResultWriter, images_with_results
 from anomalib_unias.deploy.sources import ImageSource, find_images, watch_folder
-from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
+from anomalib_unias.deploy.throughput_inferencer import Inspected, ThroughputInferencer
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def run_inspection(
     overlays: Path | None = None,
     watch: bool = False,
     resume: bool = False,
+    drift: DriftWatch | None = None,
 ) -> int:
     """Inspect images, and write one JSON line for each.
 
@@ -83,6 +86,7 @@ def run_inspection(
             Defaults to ``False``.
         resume (bool): Append to ``output``, leaving out the images that have a result there and whose file has not
             changed since. Defaults to ``False``.
+        drift (DriftWatch | None): Warns when scores are no longer like those of validation. Defaults to ``None``.
 
     Returns:
         int: Number of images whose last line has an ``error``, and of lines and pictures that could not be written.
@@ -102,14 +106,24 @@ def run_inspection(
         task = progress.add_task("inspecting", total=count)
         for result in line.inspect(stop.until(images)):
             results.write(result)
+            if drift is not None and result.error is None:
+                _tell_of_drift(drift, result)
             progress.advance(task)
     if stop.received:
         logger.warning("Stopped by a signal; all images that were begun are written.")
     elif not results.written and not done:
         logger.warning("There is no image in %s.", source)
+    if drift is not None and not drift.looked:
+        logger.warning("There were fewer than %d images (--window): no drift could be seen.", drift.window)
     if results.problems or results.remarked:
         logger.warning("%s", results.summary())
     return results.problems
+
+
+def _tell_of_drift(drift: DriftWatch, result: Inspected) -> None:
+    score = float(np.squeeze(result.outputs["pred_score"]))
+    if np.isfinite(score) and (sentence := drift.add(score)):
+        logger.warning("%s", sentence)
 
 
 def _refuse_overlays_in_source(source: Path, overlays: Path | None) -> None:

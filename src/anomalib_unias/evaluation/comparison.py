@@ -10,6 +10,7 @@ import pandas as pd
 
 from anomalib_unias.evaluation.image_statistics import STATISTICS, bootstrap_statistics, statistics_of_rows
 from anomalib_unias.evaluation.intervals import percentile_interval
+from anomalib_unias.evaluation.pixel_files import read_pixel_counts
 from anomalib_unias.metrics.unified import MEAN, MIXED
 
 COMPARISON_COLUMNS = (
@@ -27,7 +28,8 @@ class Run:
 
     Args:
         name (str): Name to show.
-        images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`.
+        images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`, and for pixel metrics the
+            columns of its ``pixel_counts``.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Run:
 
         Raises:
             FileNotFoundError: If there is no ``images.csv``.
+            ValueError: If the ``pixel_counts.npz`` beside it is of other images.
         """
         files = [path, path / "images.csv", path / "report" / "images.csv"]
         file = next((file for file in files if file.is_file()), None)
@@ -52,7 +55,7 @@ class Run:
             msg = f"{path} has no images.csv. Give the folder that EvaluationReport wrote (with index.html in it)."
             raise FileNotFoundError(msg)
         images = pd.read_csv(file, dtype=_TEXT, keep_default_na=False, na_values={key: [""] for key in _NUMBERS})
-        return cls(str(path), images)
+        return cls(str(path), images.join(read_pixel_counts(file.parent, len(images))))
 
 
 def compare_runs(runs: Sequence[Run], samples: int = 2000, seed: int = 0) -> pd.DataFrame:

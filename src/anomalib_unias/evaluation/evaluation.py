@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import pandas as pd
 
 from anomalib_unias.evaluation.defect_size import recall_by_kind, recall_by_size, smallest_found
 from anomalib_unias.evaluation.error_rates import DEPLOYED, error_rates
-from anomalib_unias.evaluation.image_statistics import bootstrap_statistics
+from anomalib_unias.evaluation.image_statistics import bootstrap_statistics, statistics_of_rows
 from anomalib_unias.evaluation.intervals import percentile_interval
 from anomalib_unias.evaluation.suspects import suspicious_labels
-from anomalib_unias.metrics.unified import RESULT_COLUMNS, UnifiedResults
+from anomalib_unias.metrics.unified import GAP, RESULT_COLUMNS, UnifiedResults
 
 METRIC_COLUMNS = (*RESULT_COLUMNS, "low", "high")
 # Metrics of the table of results that have an interval, and the columns of the exact one of a rate.
-_BOOTSTRAPPED = ("image_auroc", "image_ap", "dsc", "aupimo")
+_BOOTSTRAPPED = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "dsc", "aupimo")
 _RATES = {
     "false_alarms_per_1000": ("false_alarm_low", "false_alarm_high", 1000),
     "missed_defect_rate": ("miss_low", "miss_high", 1),
@@ -69,13 +70,16 @@ class Evaluation:
 
 def _with_intervals(results: UnifiedResults, rates: pd.DataFrame) -> pd.DataFrame:
     """Metrics with 95 % intervals: bootstrap over the images, exact for rates, NaN for the others."""
-    samples = bootstrap_statistics(results.images)
+    images = results.images.join(results.pixel_counts)
+    samples, at_hand = bootstrap_statistics(images), statistics_of_rows(images, np.ones((1, len(images))))
     deployed = rates[(rates["level"] == "image") & (rates["at"] == DEPLOYED)].set_index("category")
     rows = []
     for category, metric, value in results.metrics[list(RESULT_COLUMNS)].itertuples(index=False):
         low = high = float("nan")
         if metric in _BOOTSTRAPPED:
-            low, high = percentile_interval(samples[category, metric])
+            # What sketches of the pixels know is off by some thousandths, in all samples alike.
+            centred = samples[category, metric] + (value - at_hand[category, metric])
+            low, high = percentile_interval(np.clip(centred, -1 if category == GAP else 0, 1))
         elif metric in _RATES and category in deployed.index:
             low_name, high_name, factor = _RATES[metric]
             low, high = factor * deployed.loc[category, low_name], factor * deployed.loc[category, high_name]

@@ -11,6 +11,8 @@ FALSE_ALARM_RATES = (0.01, 0.05)
 STATISTICS = (
     "image_auroc",
     "image_ap",
+    "pixel_auroc",
+    "pixel_ap",
     "dsc",
     "aupimo",
     "false_alarm_rate",
@@ -23,15 +25,17 @@ def image_statistics(images: pd.DataFrame, weights: NDArray, prefix: str = "") -
     """Metrics of weighted images.
 
     Args:
-        images (pd.DataFrame): Images ``(N rows)`` as in :class:`~anomalib_unias.metrics.UnifiedResults`.
+        images (pd.DataFrame): Images ``(N rows)`` as in :class:`~anomalib_unias.metrics.UnifiedResults`, and for pixel
+            metrics the columns of its ``pixel_counts``.
         weights (NDArray): How often each image counts ``(B, N)``.
-        prefix (str): ``"mixed_"`` for the columns ``mixed_dice`` and ``mixed_aupimo``, whose thresholds are those of
-            all images. Defaults to ``""``: those of the category.
+        prefix (str): ``"mixed_"`` for the columns ``mixed_dice``, ``mixed_aupimo`` and ``mixed_pixel_counts``, whose
+            thresholds are those of all images. Defaults to ``""``: those of the category.
 
     Returns:
-        dict[str, NDArray]: By name, values ``(B,)``, NaN where undefined: ``image_auroc``, ``image_ap``, ``dsc``,
-        ``aupimo`` (these two without a new choice of their thresholds), ``false_alarm_rate`` and ``miss_rate`` at the
-        threshold of the model, and the miss rates at given false alarm rates.
+        dict[str, NDArray]: By name, values ``(B,)``, NaN where undefined: ``image_auroc``, ``image_ap``,
+        ``pixel_auroc``, ``pixel_ap``, ``dsc``, ``aupimo`` (these two without a new choice of their thresholds),
+        ``false_alarm_rate`` and ``miss_rate`` at the threshold of the model, and the miss rates at given false alarm
+        rates.
     """
     labels = images["label"].to_numpy()
     good, defective = weights * (labels == 0), weights * (labels == 1)
@@ -40,6 +44,7 @@ def image_statistics(images: pd.DataFrame, weights: NDArray, prefix: str = "") -
     return {
         "image_auroc": _auroc(true_positives, false_positives),
         "image_ap": _average_precision(true_positives, false_positives),
+        **_pixel_statistics(images, weights, f"{prefix}pixel_counts"),
         "dsc": _mean(images[f"{prefix}dice"].to_numpy(float), weights),
         "aupimo": _mean(images[f"{prefix}aupimo"].to_numpy(float), defective),
         "false_alarm_rate": _mean(predicted, good),
@@ -55,7 +60,7 @@ def statistics_of_rows(images: pd.DataFrame, weights: NDArray) -> dict[tuple[str
     """Metrics of every category, their mean, all images together, and the gap.
 
     Args:
-        images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`, rows numbered from 0.
+        images (pd.DataFrame): Images as of :func:`image_statistics`, rows numbered from 0.
         weights (NDArray): How often each image counts ``(B, N)``.
 
     Returns:
@@ -75,7 +80,7 @@ def bootstrap_statistics(images: pd.DataFrame, samples: int = 1000, seed: int = 
     """Metrics of bootstrap samples of the images.
 
     Args:
-        images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`, rows numbered from 0.
+        images (pd.DataFrame): Images as of :func:`image_statistics`, rows numbered from 0.
         samples (int): Number of samples. Defaults to ``1000``.
         seed (int): Seed. The same for two runs on the same images draws the same images. Defaults to ``0``.
 
@@ -84,6 +89,18 @@ def bootstrap_statistics(images: pd.DataFrame, samples: int = 1000, seed: int = 
     """
     parts = [statistics_of_rows(images, weights) for weights in bootstrap_weights(images, samples, seed)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _pixel_statistics(images: pd.DataFrame, weights: NDArray, column: str) -> dict[str, NDArray]:
+    if column not in images:
+        return dict.fromkeys(("pixel_auroc", "pixel_ap"), np.full(len(weights), np.nan))
+    normal, defective, tied = np.stack(list(images[column]), axis=1)
+    times = weights.astype(np.float32)
+    true_positives, false_positives = ((times @ counts).astype(float) for counts in (defective, normal))
+    return {
+        "pixel_auroc": _auroc(true_positives, false_positives),
+        "pixel_ap": _average_precision(true_positives, false_positives, tied[0]),
+    }
 
 
 def _cumulated(scores: NDArray, defective: NDArray, good: NDArray) -> tuple[NDArray, NDArray]:
@@ -103,9 +120,11 @@ def _auroc(true_positives: NDArray, false_positives: NDArray) -> NDArray:
     return _divide(area, positives * negatives)
 
 
-def _average_precision(true_positives: NDArray, false_positives: NDArray) -> NDArray:
-    precision = _divide(true_positives, true_positives + false_positives)
-    area = np.nansum(np.diff(true_positives, axis=1, prepend=0) * precision, axis=1)
+def _average_precision(true_positives: NDArray, false_positives: NDArray, tied: NDArray | float = 1.0) -> NDArray:
+    """Average precision ``(B,)``: that of equal scores at their end, of different ones in the middle."""
+    gain, alarms = (np.diff(counts, axis=1, prepend=0) for counts in (true_positives, false_positives))
+    found, false = true_positives - (1 - tied) * gain / 2, false_positives - (1 - tied) * alarms / 2
+    area = np.nansum(gain * _divide(found, found + false), axis=1)
     return _divide(area, true_positives[:, -1])
 
 

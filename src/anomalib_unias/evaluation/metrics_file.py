@@ -1,4 +1,4 @@
-"""The files that a test leaves behind for programs: metrics.json, images.csv, regions.csv, suspects.csv."""
+"""The files that a test leaves behind for programs: ``metrics.json``, and what its numbers are made of."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomalib_unias.evaluation.evaluation import Evaluation
+from anomalib_unias.evaluation.pixel_files import write_pixel_counts
 from anomalib_unias.metrics.unified import UnifiedResults
 
 SCHEMA_VERSION = 1
@@ -120,6 +121,7 @@ def write_results(
     text = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     results.images.to_csv(folder / "images.csv", index=False)
+    write_pixel_counts(results.pixel_counts, folder)
     results.regions.to_csv(folder / "regions.csv", index=False)
     evaluation.suspects.to_csv(folder / "suspects.csv", index=False)
 

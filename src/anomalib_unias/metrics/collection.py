@@ -21,7 +21,8 @@ class Collection:
     """Collects images in memory that hardly grows with their number.
 
     Pixels take at most about 15 MB per category, see :class:`~anomalib_unias.metrics.PixelMetrics`. An image takes two
-    strings and four numbers, and about 2 kB if its pixels are kept apart.
+    strings and four numbers, and about 2 kB if its pixels are kept apart; at the end of a test some 3 kB more for
+    :func:`~anomalib_unias.metrics.pixel_counts.count_pixels`.
 
     Args:
         new_pixel_metrics (Callable[[], PixelMetrics]): Makes the pixel metrics of a category.

@@ -117,6 +117,11 @@ class UnifiedEvaluator(Evaluator):
         return self._results.regions
 
     @property
+    def pixel_counts(self) -> pd.DataFrame:
+        """Pixels of the images of the last test at some thresholds, for intervals of pixel metrics."""
+        return self._results.pixel_counts
+
+    @property
     def curves(self) -> pd.DataFrame:
         """ROC, precision-recall and per-region-overlap curves of the last test."""
         return self._results.curves

@@ -17,6 +17,7 @@ from anomalib_unias.metrics.functional import (
     thin_curve,
 )
 from anomalib_unias.metrics.image_pixels import PIXEL_COLUMNS, REGION_COLUMNS, pixel_columns, region_table
+from anomalib_unias.metrics.pixel_counts import count_pixels
 from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelTable, pixel_metrics
 
 logger = logging.getLogger(__name__)
@@ -69,12 +70,15 @@ class UnifiedResults:
             overlap of the regions). Thresholds are raw scores, in decreasing order.
         regions (pd.DataFrame): One row per defective region, see
             :func:`~anomalib_unias.metrics.image_pixels.region_table`.
+        pixel_counts (pd.DataFrame): Pixels of each row of ``images`` at some thresholds, see
+            :func:`~anomalib_unias.metrics.pixel_counts.count_pixels`.
     """
 
     metrics: pd.DataFrame
     images: pd.DataFrame
     curves: pd.DataFrame
     regions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REGION_COLUMNS)))
+    pixel_counts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def categories(self) -> list[str]:
@@ -213,9 +217,10 @@ def summarize(
     curves = pd.concat([_curves(name, *parts) for name, parts in sets.items()], ignore_index=True)
     if "pixels" not in images:
         images = images.assign(pixels=None)
-    of_pixels = pixel_columns(images, {name: table for name, (_, table) in sets.items() if table is not None}, MIXED)
-    described = images.drop(columns="pixels").join(of_pixels).reset_index(drop=True)
-    return UnifiedResults(_unify(sets, fpr_limit), described, curves, region_table(images))
+    known = {name: table for name, (_, table) in sets.items() if table is not None}
+    described = images.drop(columns="pixels").join(pixel_columns(images, known, MIXED)).reset_index(drop=True)
+    counts = count_pixels(images, known, MIXED).reset_index(drop=True)
+    return UnifiedResults(_unify(sets, fpr_limit), described, curves, region_table(images), counts)
 
 
 def _sets(

@@ -114,7 +114,10 @@ class EvaluationReport(Callback):
             return
         if trainer.is_global_zero:
             report = Report(
-                results=UnifiedResults(evaluator.results, evaluator.images, evaluator.curves, evaluator.regions),
+                results=UnifiedResults(
+                    *(evaluator.results, evaluator.images, evaluator.curves),
+                    *(evaluator.regions, evaluator.pixel_counts),
+                ),
                 threshold=deployed_threshold(evaluator.images, getattr(pl_module, "post_processor", None)),
                 galleries=galleries,
                 settings=run_settings(trainer, pl_module),

@@ -17,6 +17,8 @@ from anomalib_unias.report.templates import template
 _NAMES = {
     "image_auroc": "Image AUROC",
     "image_ap": "Image AP",
+    "pixel_auroc": "Pixel AUROC",
+    "pixel_ap": "Pixel AP",
     "dsc": "DSC",
     "aupimo": "AUPIMO",
     "false_alarm_rate": "False alarms",

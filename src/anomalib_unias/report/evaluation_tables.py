@@ -61,7 +61,14 @@ def error_table(evaluation: Evaluation, level: str) -> TextTable:
 
 def interval_table(evaluation: Evaluation) -> TextTable:
     """Metrics in percent with their intervals, one row per category, ``mean``, ``mixed`` and ``gap``."""
-    columns = {"image_auroc": "Image AUROC", "image_ap": "Image AP", "aupimo": "AUPIMO", "dsc": "DSC"}
+    columns = {
+        "image_auroc": "Image AUROC",
+        "image_ap": "Image AP",
+        "pixel_auroc": "Pixel AUROC",
+        "pixel_ap": "Pixel AP",
+        "aupimo": "AUPIMO",
+        "dsc": "DSC",
+    }
     cells = rows_by(evaluation.metrics, "category", "metric")
     names = _in_order(evaluation.metrics["category"])
     rows = [[name, *(percent(cells[name, metric], "value") for metric in columns)] for name in names]

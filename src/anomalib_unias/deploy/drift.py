@@ -1,0 +1,115 @@
+"""Drift: scores on the line that are no longer distributed as they were in validation."""
+
+import json
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
+
+from anomalib_unias.deploy.errors import InspectionError
+
+FEWEST_SCORES = 30
+# Some hundred looks a day must not warn by chance.
+_LEVEL = 1e-4
+# Looks for each window; they overlap.
+_LOOKS = 4
+
+
+class DriftWatch:
+    """Compares the scores of the last images with those of normal images in validation.
+
+    By the two-sample test of Kolmogorov and Smirnov (``scipy.stats.ks_2samp``) at the level 0.0001, four times for each
+    window. It notices a change of the lamp, the camera or the material, in either direction, also if no image exceeds
+    the threshold. A few percent of defective images do not count as drift, a fifth may.
+
+    Args:
+        reference (NDArray): Scores of normal images ``(N,)``, by the same export.
+        window (int): How many of the last images are looked at. Defaults to ``200``.
+
+    Attributes:
+        window (int): The same.
+        looked (bool): Whether there were enough images to look at.
+
+    Raises:
+        InspectionError: If there are fewer than 30 scores, or the window is smaller.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> watch = DriftWatch(rng.normal(0.2, 0.05, 100), window=40)
+        >>> told = [watch.add(score) for score in rng.normal(0.3, 0.05, 40)]
+        >>> told[-1].partition(" (")[0]
+        'The scores of the last 40 images are higher than in validation'
+    """
+
+    def __init__(self, reference: NDArray, window: int = 200) -> None:
+        if len(reference) < FEWEST_SCORES or window < FEWEST_SCORES:
+            msg = (
+                f"Drift is told from {FEWEST_SCORES} scores or more, got {len(reference)} of validation and a window "
+                f"of {window}."
+            )
+            raise InspectionError(msg)
+        self.window = window
+        self.looked = False
+        self._reference = np.asarray(reference, dtype=float)
+        self._scores: deque[float] = deque(maxlen=window)
+        self._until_look = window
+        self._drifted = False
+
+    @classmethod
+    def read(cls, path: Path, window: int = 200) -> "DriftWatch":
+        """Read the scores from the output of an inspection of normal validation images.
+
+        Args:
+            path (Path): File of JSON lines. Lines with an ``error`` are left out.
+            window (int): Images that are looked at. Defaults to ``200``.
+
+        Returns:
+            DriftWatch: Nothing seen yet.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            InspectionError: If a line is no result of an inspection, or there are too few.
+        """
+        if not path.is_file():
+            msg = f"{path} does not exist: expected what 'anomalib-unias inspect' wrote about normal validation images."
+            raise FileNotFoundError(msg)
+        scores = []
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                scores += [] if "error" in entry else [float(entry["score"])]
+            except (ValueError, TypeError, KeyError) as error:
+                msg = f"Line {number} of {path} is no result of an inspection: {line[:60]!r}."
+                raise InspectionError(msg) from error
+        return cls(np.array(scores), window)
+
+    def add(self, score: float) -> str | None:
+        """Look at an image.
+
+        Args:
+            score (float): Its score.
+
+        Returns:
+            str | None: A sentence when drift begins, and another one when it has ended; else ``None``.
+        """
+        self._scores.append(score)
+        self._until_look -= 1
+        if self._until_look:
+            return None
+        self._until_look = max(1, self.window // _LOOKS)
+        self.looked = True
+        chance = float(ks_2samp(self._reference, list(self._scores), method="asymp").pvalue)
+        if (chance < _LEVEL) == self._drifted:
+            return None
+        self._drifted = not self._drifted
+        last = f"The scores of the last {len(self._scores)} images"
+        if not self._drifted:
+            return f"{last} are again like those of validation."
+        now, before = np.median(self._scores), np.median(self._reference)
+        how = "spread otherwise" if now == before else "higher" if now > before else "lower"
+        return (
+            f"{last} are {how} than in validation (median {now:.4g}, was {before:.4g}; p = {chance:.0e}): false alarms "
+            "and misses may differ from those of the report. Look at lamp, camera and material."
+        )
