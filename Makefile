@@ -24,8 +24,8 @@ demo: $(VENV)/.installed
 		--trainer.callbacks anomalib_unias.EvaluationReport
 	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
 		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"
-	mkdir -p $(DEMO)/images
-	cd $(DEMO)/images && for product in $$(ls ../products); do ln -sfn ../products/$$product/test $$product; done
+	rm -rf $(DEMO)/images $(DEMO)/inspected $(DEMO)/inspected.jsonl && mkdir $(DEMO)/images
+	cd $(DEMO)/images && for test in ../products/*/test; do cp -r $$test $$(basename $$(dirname $$test)); done
 	$(BIN)/anomalib-unias inspect $(DEMO)/export/weights/openvino/model.xml $(DEMO)/images \
 		--output $(DEMO)/inspected.jsonl --overlays $(DEMO)/inspected
 

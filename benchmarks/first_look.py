@@ -1,6 +1,6 @@
 """The pictures of "What to look at first": misses, false alarms and hits of the preset on real products.
 
-    python -m benchmarks.first_look --group a=DIR:pcb,cookie@60 --group b=DIR:screw@60 --steps 60
+    python -m benchmarks.first_look --group a=DIR:pcb,cookie@60 --steps 60
 
 One model of each group is trained as it is by default, or ``--steps`` long, and tested with a report. The first
 pictures of its galleries become ``docs/images/first_look_GROUP.jpg``. Mind the licences of the pictures.
