@@ -140,9 +140,9 @@ def check_export_parity(
 ) -> ParityReport:
     """Run a trained model in all ways on the same original files, and compare the answers.
 
-    Lightning's ``test`` (of a datamodule) and ``predict``, anomalib's inferencers for torch and OpenVINO, and ONNX
-    Runtime and OpenVINO's Model API if they are installed. If an answer differs, it is also told what each stage of the
-    exported graph alone changes. All on the CPU; the model is not changed.
+    Lightning's ``test`` (of a datamodule) and ``predict``, anomalib's inferencers for torch and OpenVINO, the
+    inspection line, and ONNX Runtime and OpenVINO's Model API if they are installed. If an answer differs, it is also
+    told what each stage of the exported graph alone changes. All on the CPU; the model is not changed.
 
     Args:
         model (AnomalibModule): Any trained model of anomalib.
@@ -214,6 +214,7 @@ def _exported(model: AnomalibModule, files: Sequence[Path], root: Path) -> dict[
     except ModuleNotFoundError:
         logger.warning("ONNX Runtime is left out: it is not installed (pip install onnxruntime).")
     found["openvino"] = run.predict_by_openvino(xml, files, FULL_PRECISION)
+    found["inspection line"] = run.predict_by_line(xml, files)
     found[DEFAULT_PRECISION] = run.predict_by_openvino(xml, files, {})
     try:
         found["model api"] = run.predict_by_model_api(adapt_export(xml, root / "model_api.xml", "model_api"), files)

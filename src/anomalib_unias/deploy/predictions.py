@@ -19,6 +19,7 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
+from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
 QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
 """The opset that the exporter of torch writes. anomalib 2.7.0 asks for 14: the exporter then tries to convert its file,
@@ -151,6 +152,20 @@ def predict_by_model_api(path: Path, files: Sequence[Path]) -> Predictions:
         label = result.pred_label in {"True", "1", "1.0"}
         found[str(file)] = Prediction(float(result.pred_score), label, None)
     return found
+
+
+def predict_by_line(path: Path, files: Sequence[Path]) -> Predictions:
+    """Predict image files by the inspection line.
+
+    Args:
+        path (Path): Export ``*.xml`` or ``*.onnx``.
+        files (Sequence[Path]): Images of any size.
+
+    Returns:
+        Predictions: By image path.
+    """
+    found = ThroughputInferencer(path, cache_dir=path.parent).stream(files)
+    return {str(file): _from_batch(batch)[0] for file, batch in zip(files, found, strict=True)}
 
 
 def onnxruntime_session(path: Path) -> Any:
