@@ -28,6 +28,8 @@ demo: $(VENV)/.installed
 	cd $(DEMO)/images && for test in ../products/*/test; do cp -r $$test $$(basename $$(dirname $$test)); done
 	$(BIN)/anomalib-unias inspect $(DEMO)/export/weights/openvino/model.xml $(DEMO)/images \
 		--output $(DEMO)/inspected.jsonl --overlays $(DEMO)/inspected
+	@echo "Report: $$(ls -t $(DEMO)/UniASLite/*/*/v*/report/index.html | head -1). Export: $(DEMO)/export."
+	@echo "What the exported model says: $(DEMO)/inspected.jsonl, pictures in $(DEMO)/inspected."
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
