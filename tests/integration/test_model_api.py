@@ -20,7 +20,7 @@ from torch import nn
 from anomalib_unias import ExportableResize, OrderPreservingPostProcessor
 from anomalib_unias.deploy import adapt_export, describe_export
 from anomalib_unias.deploy.openvino_core import openvino_core
-from anomalib_unias.models.unias.export import QuantizableExport
+from anomalib_unias.models.components.export import QuantizableExport
 
 models = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed")
 
