@@ -70,7 +70,8 @@ def test_predict(project, data):
         assert batch.pred_label is not None
 
 
-@pytest.mark.parametrize("kind", list(ExportType), ids=str)
+# OpenVINO's goes by way of ONNX; test_export_parity.py has the answers of all three.
+@pytest.mark.parametrize("kind", [ExportType.TORCH, ExportType.OPENVINO], ids=str)
 def test_export(project, kind):
     path = project.engine().export(model=project.model(), ckpt_path=project.checkpoint, export_type=kind)
     assert Path(path).stat().st_size > 0
