@@ -134,20 +134,27 @@ def test_overlays_are_not_inspected(line, folder, tmp_path):
 
 def test_watching_inspects_replaced_files_again(line, folder, tmp_path, monkeypatch):
     """In this process: after some looks the watched folder is changed, and then the watching ended."""
-    looks = iter(range(100))
+    looks, sleep, output = iter(range(100)), time.sleep, tmp_path / "out.jsonl"
     (folder / "2.png").write_bytes(b"the first part of an upload")
+
+    def wait_for(lines):
+        end = time.monotonic() + 20
+        while time.monotonic() < end and len(entries(output)) < lines:
+            sleep(0.01)
 
     def pause(_):
         number = next(looks)
         if number == 2:
+            wait_for(6)
             write_image(folder / "2.png")
             write_image(folder / "0.png", defect=True)
         if number == 5:
+            wait_for(8)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("anomalib_unias.deploy.sources.time.sleep", pause)
-    assert run_inspection(line, folder, output=tmp_path / "out.jsonl", watch=True) == 0
-    found = [(Path(entry["image"]).name, entry.get("label")) for entry in entries(tmp_path / "out.jsonl")]
+    assert run_inspection(line, folder, output=output, watch=True) == 0
+    found = [(Path(entry["image"]).name, entry.get("label")) for entry in entries(output)]
     first = [(f"{index}.png", None if index == 2 else index % 2 == 1) for index in range(6)]
     assert found == [*first, ("0.png", True), ("2.png", False)]
 
