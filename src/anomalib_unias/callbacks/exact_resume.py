@@ -55,8 +55,7 @@ class ExactResume(Callback):
         state, self._resumed = self._resumed, None
         self._epoch = state.get(_EPOCH_KEY)
         if complete or self._epoch is None:
-            _restore(trainer, pl_module, state)
-            self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
+            self._begin_epoch(trainer, pl_module, state)
             iter(fetcher)
             return
         _restore(trainer, pl_module, self._epoch)
@@ -76,11 +75,15 @@ class ExactResume(Callback):
             self._epoch = {**_states(trainer, pl_module), "iterator_exists": first}
             return
         state, self._resumed = self._resumed, None
-        _restore(trainer, pl_module, state)
-        self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
+        self._begin_epoch(trainer, pl_module, state)
         if loop._data_fetcher is not None and (loop.is_resuming or loop.restarting):
             # Lightning has drawn the order of images before it could be told the state, and would not again.
             iter(loop._data_fetcher)
+
+    def _begin_epoch(self, trainer: Trainer, pl_module: LightningModule, state: States) -> None:
+        """Begin an epoch with the random numbers of a checkpoint."""
+        _restore(trainer, pl_module, state)
+        self._epoch = {**_states(trainer, pl_module), "iterator_exists": False}
 
 
 def _states(trainer: Trainer, pl_module: LightningModule) -> States:

@@ -84,9 +84,7 @@ class RunLength(SharedCallback):
         # It was validated when it was calibrated, and its thresholds may come from other images.
         calibrated = getattr(getattr(pl_module, "post_processor", None), "calibration", None) is not None
         if not self._trained and trainer.ckpt_path and trainer.enable_validation and not calibrated:
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+            validate_now(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the trainer its limits back: Lightning does not tear down after an error."""
@@ -142,6 +140,19 @@ def _forget(callback: Callback, state: dict[str, Any]) -> None:
         state = {**state, "dirpath": callback.dirpath}
         callback._last_global_step_saved = 0
     callback.load_state_dict(copy.deepcopy(state))
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Validate within a fit, when Lightning would not.
+
+    Args:
+        trainer (Trainer): Of a run whose training has ended.
+    """
+    trainer.validating = True
+    try:
+        trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.training = True
 
 
 def images_to_see(trainer: Trainer, batch_size: int, images: int) -> float:

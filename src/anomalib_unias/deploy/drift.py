@@ -1,6 +1,5 @@
 """Drift: scores on the line that are no longer distributed as they were in validation."""
 
-import json
 from collections import deque
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from anomalib_unias.deploy.errors import InspectionError
+from anomalib_unias.deploy.results import last_results
 
 FEWEST_SCORES = 30
 # Some hundred looks a day must not warn by chance.
@@ -62,7 +62,7 @@ class DriftWatch:
         """Read the scores from the output of an inspection of normal validation images.
 
         Args:
-            path (Path): File of JSON lines. Lines with an ``error`` are left out.
+            path (Path): File of JSON lines. The last line of an image counts; errors are left out.
             window (int): Images that are looked at. Defaults to ``200``.
 
         Returns:
@@ -75,15 +75,7 @@ class DriftWatch:
         if not path.is_file():
             msg = f"{path} does not exist: expected what 'anomalib-unias inspect' wrote about normal validation images."
             raise FileNotFoundError(msg)
-        scores = []
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                scores += [] if "error" in entry else [float(entry["score"])]
-            except (ValueError, TypeError, KeyError) as error:
-                msg = f"Line {number} of {path} is no result of an inspection: {line[:60]!r}."
-                raise InspectionError(msg) from error
-        return cls(np.array(scores), window)
+        return cls(np.array([entry["score"] for entry in last_results(path).values()]), window)
 
     def add(self, score: float) -> str | None:
         """Look at an image.

@@ -17,7 +17,7 @@ from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.results import ResultWriter, images_with_results
 from anomalib_unias.deploy.sources import ImageSource, find_images, watch_folder
-from anomalib_unias.deploy.throughput_inferencer import Inspected, ThroughputInferencer
+from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,8 @@ def run_inspection(
         task = progress.add_task("inspecting", total=count)
         for result in line.inspect(stop.until(images)):
             results.write(result)
-            if drift is not None and result.error is None:
-                _tell_of_drift(drift, result)
+            if drift is not None and np.isfinite(result.score) and (sentence := drift.add(result.score)):
+                logger.warning("%s", sentence)
             progress.advance(task)
     if stop.received:
         logger.warning("Stopped by a signal; all images that were begun are written.")
@@ -118,12 +118,6 @@ def run_inspection(
     if results.problems or results.remarked:
         logger.warning("%s", results.summary())
     return results.problems
-
-
-def _tell_of_drift(drift: DriftWatch, result: Inspected) -> None:
-    score = float(np.squeeze(result.outputs["pred_score"]))
-    if np.isfinite(score) and (sentence := drift.add(score)):
-        logger.warning("%s", sentence)
 
 
 def _refuse_overlays_in_source(source: Path, overlays: Path | None) -> None:

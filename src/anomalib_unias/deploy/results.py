@@ -152,7 +152,7 @@ def describe(result: Inspected) -> dict[str, Any]:
     regions = _regions(result)
     return {
         "image": result.source.name,
-        "score": round(float(np.squeeze(result.outputs["pred_score"])), 6),
+        "score": round(result.score, 6),
         "label": _flag(result, "pred_label"),
         "boxes": None if regions is None else [[r.left, r.top, r.width, r.height] for r in regions],
         "area": None if regions is None else sum(region.area for region in regions),
@@ -165,9 +165,9 @@ def describe(result: Inspected) -> dict[str, Any]:
 
 def _with_a_number(result: Inspected) -> Inspected:
     """The result, or an error if the score is no number, which compares as good with any threshold."""
-    if result.error is not None or np.isfinite(score := np.squeeze(result.outputs["pred_score"])):
+    if result.error is not None or np.isfinite(result.score):
         return result
-    error = UnreadableImageError(f"{result.source.name}: the score of the model is {score}, no number")
+    error = UnreadableImageError(f"{result.source.name}: the score of the model is {result.score}, no number")
     return replace(result, outputs={}, pixels=None, error=error)
 
 
@@ -193,9 +193,26 @@ def images_with_results(output: Path) -> dict[str, State | None]:
         # Not written anew: whoever kills this process must not lose the file.
         with output.open("r+b") as file:
             file.truncate(len(complete))
-    entries = [_entry(output, number, line) for number, line in enumerate(complete.split(b"\n")[:-1], start=1)]
+    return {name: _state(entry) for name, entry in last_results(output).items()}
+
+
+def last_results(output: Path) -> dict[str, dict[str, Any]]:
+    """Read the results of an inspection. The last line of an image counts.
+
+    Args:
+        output (Path): File of JSON lines.
+
+    Returns:
+        dict[str, dict[str, Any]]: Lines as :func:`describe` makes them, by the names of the images, without those whose
+        last line is an error.
+
+    Raises:
+        InspectionError: If a line is no result.
+    """
+    lines = output.read_bytes().splitlines()
+    entries = [_entry(output, number, line) for number, line in enumerate(lines, start=1)]
     last = {entry["image"]: entry for entry in entries}
-    return {name: _state(entry) for name, entry in last.items() if "error" not in entry}
+    return {name: entry for name, entry in last.items() if "error" not in entry}
 
 
 def _state(entry: dict[str, Any]) -> State | None:

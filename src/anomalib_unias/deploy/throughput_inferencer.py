@@ -58,6 +58,11 @@ class Inspected:
     state: State | None = None
 
     @property
+    def score(self) -> float:
+        """Image score; NaN after an error."""
+        return float("nan") if self.error is not None else float(np.squeeze(self.outputs["pred_score"]))
+
+    @property
     def remarks(self) -> list[str]:
         """What is to be said of the pixels, see :func:`~anomalib_unias.deploy.remarks.remarks_on`."""
         return [] if self.pixels is None else remarks_on(self.pixels)

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from anomalib_unias.callbacks.run_length import validate_now
+
 
 def watch_for_owner(post_processor: Any) -> None:
     """Notice the model that a post-processor becomes part of.
@@ -40,8 +42,6 @@ def validate_again(trainer: Trainer) -> None:
         callback for callback in callbacks if not isinstance(callback, Checkpoint | EarlyStopping)
     ]
     try:
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
+        validate_now(trainer)
     finally:
-        trainer.training = True
         trainer.callbacks = callbacks  # type: ignore[attr-defined]

@@ -153,16 +153,19 @@ class SizedCheckpoint(nn.Module):
             CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
         """
         kwargs.setdefault("pre_trained", False)
-        # Lightning 2.6 raises a KeyError or the like for a file of another content, without its name.
-        CheckedCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, "cpu", weights_only)  # type: ignore[attr-defined]
-        return super().load_from_checkpoint(  # type: ignore[misc]
-            checkpoint_path,
-            map_location=map_location,
-            hparams_file=hparams_file,
-            strict=strict,
-            weights_only=weights_only,
-            **kwargs,
-        )
+        try:
+            return super().load_from_checkpoint(  # type: ignore[misc]
+                checkpoint_path,
+                map_location=map_location,
+                hparams_file=hparams_file,
+                strict=strict,
+                weights_only=weights_only,
+                **kwargs,
+            )
+        except Exception:
+            # Lightning 2.6 raises a KeyError or the like for a file of another content, without its name.
+            CheckedCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, "cpu", weights_only)  # type: ignore[attr-defined]
+            raise
 
 
 def _no_checkpoint(path: str | Path, reason: str) -> CheckpointFileError:
