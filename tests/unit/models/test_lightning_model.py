@@ -318,6 +318,10 @@ def test_checkpoint_of_another_architecture(checkpoint_path, build, data, tmp_pa
     foreign["hyper_parameters"] = {}
     with pytest.raises(ArchitectureMismatchError, match="does not hold the arguments"):
         build().on_load_checkpoint(foreign)
+    older = torch.load(checkpoint_path, weights_only=True)
+    older["state_dict"]["model.layer.weight"] = torch.zeros(1)
+    with pytest.raises(ArchitectureMismatchError, match="another version of this package has saved it"):
+        build(channel_branch=False).on_load_checkpoint(older)
 
 
 def test_pre_processor_follows_the_backbone(build):

@@ -216,11 +216,19 @@ def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arg
         for name in own_arguments
         if name in saved_arguments and saved_arguments[name] != own_arguments[name]
     ]
-    differing = ", ".join(differences) or f"unknown: it does not hold the arguments of a {type(module).__name__} model"
+    name = type(module).__name__
+    if differences:
+        advice = (
+            f"Saved with: {', '.join(differences)}. Build the model with these arguments, or let "
+            f"{name}.load_from_checkpoint do it."
+        )
+    elif saved_arguments.keys() & own_arguments.keys():
+        advice = "Its arguments are the same: another version of this package has saved it. Train the model again."
+    else:
+        advice = f"It does not hold the arguments of a {name} model. Build the model as it was, and load it into that."
     msg = (
         f"The checkpoint belongs to another architecture: {len(missing)} parameters are missing, {len(unknown)} "
-        f"unknown, {len(reshaped)} of another shape, e.g. {', '.join(mismatched[:3])}. Saved with: {differing}. "
-        f"Build the model with these arguments, or let {type(module).__name__}.load_from_checkpoint do it."
+        f"unknown, {len(reshaped)} of another shape, e.g. {', '.join(mismatched[:3])}. {advice}"
     )
     raise ArchitectureMismatchError(msg)
 
