@@ -1,8 +1,10 @@
 """Features of a frozen network, computed once and kept in a file."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +16,17 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.progress import track
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from .feature_files import FeatureCacheError, image_identity, open_features, remove_unfinished, write_features
+from .feature_files import (
+    FeatureCacheError,
+    find_rows,
+    image_identity,
+    open_features,
+    remove_unfinished,
+    write_features,
+)
 from .items import CategoryImageBatch, CategoryImageItem
 
 Extract = Callable[[torch.Tensor], Sequence[torch.Tensor]]
@@ -141,10 +150,11 @@ def cached_features(
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> FeatureDataset:
-    """Compute the features of all images, or take them from the file that an earlier run has left.
+    """Compute the features of all images, or take them from the files that earlier runs have left.
 
-    The file belongs to these images (path, size, times of change and some bytes of each), these transforms and
-    ``identity``; when one of them changes, another file is made. A damaged file is made anew.
+    The features of an image belong to it (path, size, times of change and some bytes), its transforms and ``identity``.
+    Where some images are new or have changed, another file is made, and only their features are computed. A damaged
+    file is made anew.
 
     Args:
         dataset (AnomalibDataset): Data set without random transforms.
@@ -162,23 +172,28 @@ def cached_features(
         FeatureCacheError: If the features are larger than the limit, or fit neither on the disk nor into half
             precision, or if the folder cannot be written.
     """
+    compute = partial(_rows, dataset, extract, batch_size=batch_size, num_workers=num_workers)
     if folder is None:
         shape = (len(dataset), _length(dataset, extract))
         _announce(shape, "in memory", limit)
         array = np.empty(shape, np.float16)
         start = 0
-        for rows in _rows(dataset, extract, batch_size, num_workers):
+        for rows in compute(range(len(dataset))):
             array[start : start + len(rows)] = rows
             start += len(rows)
         return FeatureDataset(dataset, array)
 
     remove_unfinished(folder)
-    path = folder / f"{_key(dataset, identity)}.npy"
+    keys = _keys(dataset, identity)
+    path = folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.npy"
     stored = open_features(path, len(dataset))
     if stored is None:
-        shape = (len(dataset), _length(dataset, extract))
-        _announce(shape, f"in {path}", limit)
-        write_features(path, shape, _rows(dataset, extract, batch_size, num_workers))
+        known = find_rows(folder, keys)
+        length = len(next(iter(known.values()))) if known else _length(dataset, extract)
+        _announce((len(dataset), length), f"in {path}", limit)
+        if known:
+            rank_zero_info("Those of %d images are there from earlier runs.", sum(key in known for key in keys))
+        write_features(path, keys, length, _in_order(keys, known, compute))
         stored = open_features(path, len(dataset))
     else:
         rank_zero_info("Frozen features of %d images come from %s.", len(dataset), path)
@@ -204,13 +219,24 @@ def weights_identity(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _key(dataset: AnomalibDataset, identity: str) -> str:
-    digest = hashlib.sha256(identity.encode())
-    for part in getattr(dataset, "datasets", {"": dataset}).values():
-        digest.update(repr(part.augmentations).encode())
-    for image_path in dataset.samples.image_path:
-        digest.update(image_identity(Path(image_path)))
-    return digest.hexdigest()[:32]
+def _keys(dataset: AnomalibDataset, identity: str) -> list[bytes]:
+    """What the features of each image depend on, 32 bytes."""
+    parts: Mapping[str, AnomalibDataset] = getattr(dataset, "datasets", {"": dataset})
+    common = {category: f"{identity}|{part.augmentations!r}|".encode() for category, part in parts.items()}
+    categories = dataset.samples.category if len(common) > 1 else [next(iter(common))] * len(dataset)
+    return [
+        hashlib.sha256(common[category] + image_identity(Path(image_path))).digest()
+        for category, image_path in zip(categories, dataset.samples.image_path, strict=True)
+    ]
+
+
+def _in_order(
+    keys: Sequence[bytes], known: Mapping[bytes, np.ndarray], compute: Callable[[list[int]], Iterator[np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Features of all images, ``(1, N)`` each: those that are known, and those that have to be computed."""
+    computed = chain.from_iterable(compute([index for index, key in enumerate(keys) if key not in known]))
+    for key in keys:
+        yield (known[key] if key in known else next(computed))[None]
 
 
 def _length(dataset: AnomalibDataset, extract: Extract) -> int:
@@ -228,9 +254,12 @@ def _announce(shape: tuple[int, int], where: str, limit: float | None) -> None:
 
 
 @torch.no_grad()
-def _rows(dataset: AnomalibDataset, extract: Extract, batch_size: int, num_workers: int) -> Iterator[np.ndarray]:
-    """Features of all images, ``(B, N)`` at a time, half precision."""
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=dataset.collate_fn)
+def _rows(
+    dataset: AnomalibDataset, extract: Extract, indices: Sequence[int], *, batch_size: int, num_workers: int
+) -> Iterator[np.ndarray]:
+    """Features of some images, ``(B, N)`` at a time, half precision."""
+    chosen = Subset(dataset, indices)
+    loader = DataLoader(chosen, batch_size, num_workers=num_workers, collate_fn=dataset.collate_fn)
     for batch in track(loader, description="Frozen features"):
         rows = flatten_features(extract(batch.image)).half().cpu()
         if not torch.isfinite(rows).all():

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ _ABANDONED = 600
 """Seconds without a change after which an unfinished file is taken for that of a killed run."""
 _CHUNK = 2**24
 _CHECKSUM_BYTES = 4
+_KEY_BYTES = 32
 _FREE_SHARE = 0.9
 
 
@@ -78,39 +79,57 @@ def open_features(path: Path, rows: int) -> np.ndarray | None:
         np.ndarray | None: ``(rows, N)``, half precision, memory-mapped; ``None`` if there is no file, or a damaged
             one, which is named in a warning.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(-min(_CHECKSUM_BYTES, path.stat().st_size), os.SEEK_END)
-            expected = file.read()
-    except OSError:
+    if not path.is_file():
         return None
     try:
-        array = np.load(path, mmap_mode="r")
-        intact = array.ndim == 2 and len(array) == rows and array.dtype == np.float16
-        intact = intact and _checksum(array).to_bytes(_CHECKSUM_BYTES, "little") == expected
+        array = _read(path)
+        if len(array) == rows:
+            return array
     except Exception:  # numpy raises nearly anything for a damaged header
-        intact = False
-    if not intact:
-        logger.warning("%s is damaged; its features are computed again.", path)
-        return None
-    return array
+        pass
+    logger.warning("%s is damaged; its features are computed again.", path)
+    return None
 
 
-def write_features(path: Path, shape: tuple[int, int], parts: Iterable[np.ndarray]) -> None:
+def find_rows(folder: Path, wanted: Collection[bytes]) -> dict[bytes, np.ndarray]:
+    """Look for rows in all files of a folder.
+
+    Args:
+        folder (Path): It need not exist.
+        wanted (Collection[bytes]): Keys of rows.
+
+    Returns:
+        dict[bytes, np.ndarray]: Those that are there, ``(N,)`` each, half precision, memory-mapped.
+    """
+    found: dict[bytes, np.ndarray] = {}
+    remaining = set(wanted)
+    for path in sorted(folder.glob("*.npy")):
+        with contextlib.suppress(Exception):  # only the owner of a damaged file has to be told
+            keys = _keys(_map(path), path)
+            places = {key: row for row, key in enumerate(keys)}
+            if useful := remaining & places.keys():
+                rows = np.asarray(_read(path))
+                found.update({key: rows[places[key]] for key in useful})
+                remaining -= useful
+    return found
+
+
+def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterable[np.ndarray]) -> None:
     """Write features into a file that appears when it is complete.
 
-    The checksum is in the file itself, behind the array: of several processes that write the same file at the same
-    time, the last one replaces content and checksum at once.
+    Keys and checksum are in the file itself, behind the array: of several processes that write the same file at the
+    same time, the last one replaces all of it at once.
 
     Args:
         path (Path): File; its folder is made.
-        shape (tuple[int, int]): Number of images, and of values of each.
+        keys (Sequence[bytes]): 32 bytes for each image, by which :func:`find_rows` finds its row.
+        length (int): Number of values of an image.
         parts (Iterable[np.ndarray]): Rows, half precision, some at a time.
 
     Raises:
         FeatureCacheError: If there is not enough space, or the folder cannot be written.
     """
-    folder = path.parent
+    folder, shape = path.parent, (len(keys), length)
     with _refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, 2 * shape[0] * shape[1])
@@ -121,7 +140,7 @@ def write_features(path: Path, shape: tuple[int, int], parts: Iterable[np.ndarra
             checksum = 0
             with _refusals(folder):
                 header = _header(shape)
-                _reserve(descriptor, len(header) + 2 * shape[0] * shape[1] + _CHECKSUM_BYTES)
+                _reserve(descriptor, len(header) + 2 * shape[0] * shape[1] + len(keys) * _KEY_BYTES + _CHECKSUM_BYTES)
                 _write(descriptor, header)
             for rows in parts:
                 content = np.ascontiguousarray(rows, np.float16).tobytes()
@@ -129,6 +148,8 @@ def write_features(path: Path, shape: tuple[int, int], parts: Iterable[np.ndarra
                 with _refusals(folder):
                     _write(descriptor, content)
             with _refusals(folder):
+                _write(descriptor, b"".join(keys))
+                checksum = zlib.crc32(b"".join(keys), checksum)
                 _write(descriptor, checksum.to_bytes(_CHECKSUM_BYTES, "little"))
                 os.fsync(descriptor)
         finally:
@@ -199,6 +220,35 @@ def _write(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def _read(path: Path) -> np.memmap:
+    """The array of a file, if that is intact."""
+    array = _map(path)
+    with path.open("rb") as file:
+        file.seek(-_CHECKSUM_BYTES, os.SEEK_END)
+        expected = file.read()
+    if zlib.crc32(b"".join(_keys(array, path)), _checksum(array)).to_bytes(_CHECKSUM_BYTES, "little") != expected:
+        msg = f"{path} is damaged."
+        raise ValueError(msg)
+    return array
+
+
+def _map(path: Path) -> np.memmap:
+    """The array of a file, without a look at its content."""
+    array = np.load(path, mmap_mode="r")
+    size = array.offset + array.nbytes + len(array) * _KEY_BYTES + _CHECKSUM_BYTES
+    if array.ndim != 2 or array.dtype != np.float16 or path.stat().st_size != size:
+        msg = f"{path} is damaged."
+        raise ValueError(msg)
+    return array
+
+
+def _keys(array: np.memmap, path: Path) -> list[bytes]:
+    """The keys behind an array."""
+    with path.open("rb") as file:
+        file.seek(array.offset + array.nbytes)
+        return [file.read(_KEY_BYTES) for _ in range(len(array))]
 
 
 def _checksum(array: np.ndarray) -> int:

@@ -85,8 +85,50 @@ def test_what_changed_is_computed_again(dataset, tmp_path, monkeypatch, change, 
         identity = "y"
     reads = count_reads(monkeypatch, dataset)
     cached_features(dataset, extract, identity, folder=folder)
-    assert set(reads) == set(range(len(dataset)))
+    assert set(reads) == ({0} if change in {"time", "content"} else set(range(len(dataset))))
     assert "is damaged" not in caplog.text
+
+
+def test_of_more_images_only_the_new_ones_are_computed(dataset, tmp_path, monkeypatch, caplog):
+    expected = cached_features(dataset, extract, "x", folder=None)
+    old = [index for index in range(len(dataset)) if index not in {1, 4}]
+    cached_features(dataset.subsample(old), extract, "x", folder=tmp_path / "features")
+    reads = count_reads(monkeypatch, dataset)
+    with caplog.at_level(logging.INFO):
+        cached = cached_features(dataset, extract, "x", folder=tmp_path / "features", batch_size=1)
+    assert reads == [1, 4]
+    assert f"Those of {len(old)} images are there from earlier runs" in caplog.text
+    for stored, wanted in zip(cached, expected, strict=True):
+        torch.testing.assert_close(stored.features, wanted.features, atol=0, rtol=0)
+
+
+def test_rows_of_a_damaged_file_are_not_taken(dataset, tmp_path, caplog):
+    folder = tmp_path / "features"
+    expected = cached_features(dataset, extract, "x", folder=None)
+    cached_features(dataset.subsample([0, 1, 2]), extract, "x", folder=folder)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    (folder / "text.npy").write_bytes(b"[1, 2]")
+    cached = cached_features(dataset, extract, "x", folder=folder)
+    assert "is damaged" not in caplog.text, "nobody has asked for that file"
+    for stored, wanted in zip(cached, expected, strict=True):
+        torch.testing.assert_close(stored.features, wanted.features, atol=0, rtol=0)
+
+
+def test_categories_share_what_is_kept(tmp_path, write_category, monkeypatch):
+    root = write_category(tmp_path / "data", size=32)
+    write_category(tmp_path / "data", size=32, category="other")
+    datamodule = MVTecAD(root, category="plate", num_workers=0)
+    datamodule.setup()
+    other = MVTecAD(root, category="other", num_workers=0)
+    other.setup()
+    cached_features(datamodule.train_data, extract, "x", folder=tmp_path / "features")
+    both = UnifiedDataset({"other": other.train_data, "plate": datamodule.train_data})
+    reads = count_reads(monkeypatch, both)
+    cached_features(both, extract, "x", folder=tmp_path / "features")
+    assert reads == list(range(len(other.train_data)))
 
 
 @pytest.mark.parametrize("position", [0, 4095, -1, -4096])
