@@ -32,12 +32,9 @@ class FeaturePyramid(nn.Module):
         pre_trained (bool): Whether to load ImageNet weights. Defaults to ``True``.
         deepest_stride (int): The first level with at least this stride is added if ``levels`` ends before it,
             so that there is always one with semantic context. Defaults to ``16``.
-        extra_strides (Sequence[int]): The first level of each of these strides is returned too, as far as the network
-            has one. Defaults to none.
 
     Attributes:
         levels (tuple[int, ...]): The levels that are returned.
-        chosen (tuple[int, ...]): Which of them would be returned without ``extra_strides``.
         channels (tuple[int, ...]): Channels of each of them.
         strides (tuple[int, ...]): Input pixels per feature pixel of each of them.
 
@@ -51,7 +48,6 @@ class FeaturePyramid(nn.Module):
         levels: Sequence[int] | None = None,
         pre_trained: bool = True,
         deepest_stride: int = 16,
-        extra_strides: Sequence[int] = (),
     ) -> None:
         super().__init__()
         register_backbones()
@@ -68,10 +64,7 @@ class FeaturePyramid(nn.Module):
             )
             raise BackboneError(msg)
         context = next((i for i, entry in enumerate(info, start=1) if entry["reduction"] >= deepest_stride), len(info))
-        self.chosen = tuple(sorted({*levels, *([context] if max(levels) < context else [])}))
-        of_stride = {entry["reduction"]: i for i, entry in reversed(list(enumerate(info, start=1)))}
-        extra = [of_stride[stride] for stride in extra_strides if stride in of_stride]
-        self.levels = tuple(sorted({*self.chosen, *extra}))
+        self.levels = tuple(sorted({*levels, *([context] if max(levels) < context else [])}))
         self.channels = tuple(info[level - 1]["num_chs"] for level in self.levels)
         self.strides = tuple(info[level - 1]["reduction"] for level in self.levels)
         self._outputs = [level - 1 for level in self.levels]
@@ -111,8 +104,7 @@ class FeaturePyramid(nn.Module):
             images (torch.Tensor): Normalised images ``(B, 3, H, W)``.
 
         Returns:
-            list[torch.Tensor]: ``(B, C_l, H / stride_l, W / stride_l)`` for each level, shallow to deep; sizes are
-            rounded up.
+            list[torch.Tensor]: ``(B, C_l, H / stride_l, W / stride_l)`` for each level, shallow to deep.
         """
         if self._trainable:
             return self._levels_of(images)
@@ -134,7 +126,7 @@ class FeaturePyramid(nn.Module):
             list[torch.Tensor]: As :meth:`forward`, single precision.
         """
         sizes = [
-            (count, *(-(-side // stride) for side in image_size))
+            (count, image_size[0] // stride, image_size[1] // stride)
             for count, stride in zip(self.channels, self.strides, strict=True)
         ]
         parts = rows.split([math.prod(size) for size in sizes], dim=1)

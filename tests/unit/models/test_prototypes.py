@@ -12,7 +12,7 @@ from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components import NormalPrototypes
 from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 
-CHANNELS, STRIDES = (6, 8, 10, 12), (4, 8, 16, 32)
+CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
 
 def features(count, seed=0):
@@ -26,7 +26,7 @@ def features(count, seed=0):
 @pytest.fixture
 def memory():
     memory = NormalPrototypes(CHANNELS, STRIDES, count=50)
-    memory.fit(memory.sample(features(12), images=12))
+    memory.fit(memory.sample(features(4), images=4))
     return memory
 
 
@@ -34,26 +34,24 @@ def test_views_show_a_place_in_different_ways(memory):
     found = {name: (view.levels, view.grid_stride, len(view.prototypes)) for name, view in memory.views.items()}
     assert found == {
         "all": ((0, 1, 2), 8, 50),
-        "finest": ((0,), 4, 13),
-        "context": ((2, 3), 16, 100),
+        "deep": ((1, 2), 8, 50),
+        "finest": ((0,), 4, 12),
+        "deepest": ((2,), 16, 50),
     }
     sizes = [distance.shape for distance in memory(features(2, seed=1))]
-    assert sizes == [(2, 1, 8, 12), (2, 1, 16, 24), (2, 1, 4, 6)]
+    assert sizes == [(2, 1, 8, 12), (2, 1, 8, 12), (2, 1, 16, 24), (2, 1, 4, 6)]
 
 
-def test_levels_of_other_strides_are_not_seen():
-    memory = NormalPrototypes((4, *CHANNELS), (2, *STRIDES), count=50)
-    assert [view.levels for view in memory.views.values()] == [(1, 2, 3), (1,), (3, 4)]
+def test_levels_that_are_too_fine_are_not_compared_by_themselves():
+    memory = NormalPrototypes((4, 6, 8, 10), (2, 4, 8, 16), count=50)
+    assert memory.views["finest"].levels == (1,)
 
 
-@pytest.mark.parametrize(
-    ("strides", "views"), [((8, 16), ["all", "context"]), ((16,), ["all", "context"]), ((32,), ["context"])]
-)
-def test_strides_that_are_not_there_are_left_out(strides, views):
-    index = [STRIDES.index(stride) for stride in strides]
-    memory = NormalPrototypes([CHANNELS[i] for i in index], strides, count=5)
-    assert list(memory.views) == views
-    images = [features(2)[i] for i in index]
+@pytest.mark.parametrize("channels", [(6, 8), (6,)])
+def test_few_levels_leave_out_what_would_be_twice_the_same(channels):
+    memory = NormalPrototypes(channels, STRIDES[-len(channels) :], count=5)
+    assert list(memory.views) == (["all", "finest", "deepest"] if len(channels) == 2 else ["all", "deepest"])
+    images = [feature[:, :count] for feature, count in zip(features(2)[-len(channels) :], channels, strict=True)]
     memory.fit(memory.sample(images, images=2))
     assert all(distance.isfinite().all() for distance in memory(images))
 
@@ -68,12 +66,7 @@ def test_places_that_are_all_like_a_prototype(scale):
         assert unknown.isfinite().all()
 
 
-def test_no_level_to_see():
-    with pytest.raises(ValueError, match=r"one of the strides \(4, 8, 16, 32\), got \[2\]"):
-        NormalPrototypes((4,), (2,), count=5)
-
-
-@pytest.mark.parametrize("name", ["all", "finest", "context"])
+@pytest.mark.parametrize("name", ["all", "deep", "finest", "deepest"])
 def test_distance_is_that_to_the_nearest_prototype(memory, name):
     view = memory.views[name]
     places = (view.describe(features(2, seed=1)) - view.mean) @ view.components
@@ -86,7 +79,7 @@ def test_by_direction_the_distance_is_the_mean_cosine_distance(memory):
     view = memory.views["all"]
     prototypes = view.prototypes @ view.components.mT + view.mean
     places = view.describe(features(2, seed=1))
-    parts = list(zip(places.split(CHANNELS[:3], dim=-1), prototypes.split(CHANNELS[:3], dim=-1), strict=True))
+    parts = list(zip(places.split(CHANNELS, dim=-1), prototypes.split(CHANNELS, dim=-1), strict=True))
     cosines = [cosine_similarity(place[..., None, :], prototype, dim=-1) for place, prototype in parts]
     expected = (2 * (1 - torch.stack(cosines)).mean(dim=0).amin(dim=-1)).sqrt()
     torch.testing.assert_close(view(features(2, seed=1)).squeeze(1) * view.usual, expected, atol=1e-4, rtol=1e-4)
@@ -101,7 +94,7 @@ def test_components_are_whitened_half_the_way():
 
 
 def test_usual_normal_places_have_the_distance_one(memory):
-    for view, distance in zip(memory.views.values(), memory(features(12)), strict=True):
+    for view, distance in zip(memory.views.values(), memory(features(4)), strict=True):
         # Prototypes are among the places and have none.
         share = 1 - len(view.prototypes) / distance.numel()
         assert (distance.square().mean() / share).sqrt() == pytest.approx(1, abs=0.05)
@@ -117,16 +110,16 @@ def test_known_places_are_near_and_others_are_not():
 
 def test_only_the_view_by_direction_leaves_brightness_out(memory):
     images = features(2, seed=1)
-    brighter = [3 * images[0], images[1], 0.2 * images[2], images[3]]
+    brighter = [3 * images[0], images[1], 0.2 * images[2]]
     same = {name: torch.allclose(view(images), view(brighter), atol=1e-4) for name, view in memory.views.items()}
-    assert same == {"all": True, "finest": False, "context": False}
+    assert same == {"all": True, "deep": False, "finest": False, "deepest": False}
 
 
 def test_sample_is_spread_over_the_images():
     memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
     few = memory.sample(features(2), images=2)
-    assert [places.shape for places in few] == [(192, 24), (768, 6), (48, 22)]
-    assert [len(places) for places in memory.sample(features(2), images=20_000)] == [6, 6, 6]
+    assert [places.shape for places in few] == [(192, 24), (192, 18), (768, 6), (48, 10)]
+    assert [len(places) for places in memory.sample(features(2), images=20_000)] == [6, 6, 6, 6]
 
 
 def test_selection_is_that_of_anomalib():
@@ -157,16 +150,6 @@ def test_geometric_mean_of_distances_is_multiplied_into_the_map():
     expected = generator.prototype_smoother(first * second.sqrt() * (distances[0] * distances[1]).sqrt())
     found = generator(targets, reconstructions, distances)
     torch.testing.assert_close(found[..., ::15, ::15], expected[..., ::7, ::7])
-
-
-def test_levels_of_the_prototypes_are_not_those_of_the_decoder(tiny_arguments):
-    model = UniAS(**tiny_arguments | {"levels": [2, 4], "prototypes": 5}).model
-    assert (model.backbone.levels, model.backbone.strides, model.decoded) == ((2, 3, 4, 5), STRIDES, [0, 2])
-    assert [len(part.levels) for part in model.prototypes.views.values()] == [3, 1, 2]
-    features = model.extract(torch.rand(1, 3, *model.image_size))
-    assert [target.shape[1] for target in model.reconstruct(features)[0]] == [
-        model.backbone.channels[index] for index in model.decoded
-    ]
 
 
 def test_negative_number(tiny_arguments):

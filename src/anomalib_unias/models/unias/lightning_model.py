@@ -248,5 +248,5 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             state_dict (dict[str, torch.Tensor]): Of a checkpoint.
             saved_size (tuple[int, int]): Height and width that it was trained with.
         """
-        saved_grid = token_grid(saved_size, self.model.stride)
+        saved_grid = token_grid(saved_size, self.model.backbone.strides[-1])
         resize_positions(state_dict, saved_grid, self.model.decoder.grid, self.hparams["channel_branch"])

@@ -29,14 +29,13 @@ def learn_statistics(module: "UniAS") -> None:
     if not (scales or chooses or starts):
         return
     loader: Any = trainer.train_dataloader or ()
-    decoded, channels = module.model.decoded, module.model.backbone.channels
-    sums = [torch.zeros(channels[index], device=module.device) for index in decoded]
+    sums = [torch.zeros(count, device=module.device) for count in module.model.backbone.channels]
     batches, examples, places = 0, [], []
     with torch.random.fork_rng(), torch.no_grad():
         for batch in islice(loader, None if chooses else _SCALING_BATCHES):
             features = module.stored_features(batch) or module.frozen_features(batch.image)
-            for total, index in zip(sums, decoded, strict=True):
-                total += features[index].square().mean(dim=(0, 2, 3))
+            for total, feature in zip(sums, features, strict=True):
+                total += feature.square().mean(dim=(0, 2, 3))
             if batches < _COMPONENT_BATCHES:
                 examples.append(features)
             if prototypes is not None and chooses:

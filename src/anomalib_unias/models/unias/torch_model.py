@@ -69,11 +69,6 @@ class UniASModel(nn.Module):
     FEATURES = ""
     """What tells kept features from those of other models with the same backbone."""
 
-    decoded: list[int]
-    """Which of the levels of the backbone the decoder sees."""
-    stride: int
-    """Pixels of the image per token of the decoder, along each side."""
-
     def __init__(
         self,
         *,
@@ -111,27 +106,20 @@ class UniASModel(nn.Module):
         self.image_size = image_size
         self.image_score = image_score
 
-        seen_by_prototypes = NormalPrototypes.STRIDES if prototypes else ()
-        self.backbone = FeaturePyramid(backbone, levels, pre_trained, extra_strides=seen_by_prototypes)
+        self.backbone = FeaturePyramid(backbone, levels, pre_trained)
+        grid = token_grid(image_size, self.backbone.strides[-1])
+        patch_sizes = [self.backbone.strides[-1] // stride for stride in self.backbone.strides]
+        reconstructed = [levels is None or level in levels for level in self.backbone.levels]
+
+        equality = _EQUALITY[feature_scaling]
+        self.scaler = None if equality is None else FeatureScaler(self.backbone.channels, equality)
         self.prototypes: NormalPrototypes | None = None
         if prototypes:
             self.prototypes = NormalPrototypes(self.backbone.channels, self.backbone.strides, prototypes)
-
-        self.decoded = [self.backbone.levels.index(level) for level in self.backbone.chosen]
-        channels, strides = (
-            [of_level[index] for index in self.decoded] for of_level in (self.backbone.channels, self.backbone.strides)
-        )
-        self.stride = strides[-1]
-        grid = token_grid(image_size, self.stride)
-        patch_sizes = [self.stride // stride for stride in strides]
-        reconstructed = [levels is None or level in levels for level in self.backbone.chosen]
-
-        equality = _EQUALITY[feature_scaling]
-        self.scaler = None if equality is None else FeatureScaler(channels, equality)
-        self.filter = FeatureFilter(channels)
+        self.filter = FeatureFilter(self.backbone.channels)
         self.jitter = FeatureJitter(jitter_scale, jitter_probability)
         self.decoder = UniASDecoder(
-            channels=channels,
+            channels=self.backbone.channels,
             patch_sizes=patch_sizes,
             reconstructed=reconstructed,
             grid=grid,
@@ -215,9 +203,8 @@ class UniASModel(nn.Module):
 
         Returns:
             tuple[list[torch.Tensor], list[torch.Tensor]]: What the decoder sees ``(B, 2 C_l, H_l, W_l)`` and what
-            it is to reconstruct ``(B, C_l, H_l, W_l)``, all levels of the decoder.
+            it is to reconstruct ``(B, C_l, H_l, W_l)``, all levels.
         """
-        features = [features[index] for index in self.decoded]
         if self.scaler is not None:
             features = self.scaler(features)
         return self.filter(features)

@@ -11,6 +11,8 @@ from torch.nn.functional import avg_pool2d, interpolate, linear, normalize
 
 _POOL = 60_000
 _AT_ONCE = 500
+# Levels with more pixels than this to one of the deepest, along a side, are not compared by themselves.
+_FINEST = 4
 # Square of the smallest length of a feature vector, that of torch.nn.functional.normalize.
 _SMALLEST_SQUARE = 1e-24
 # Smallest usual distance, as a share of the spread of all places: of few places all are prototypes, or like one.
@@ -23,42 +25,35 @@ class NormalPrototypes(nn.Module):
     """Distances of every place of an image to the nearest prototypes of normal places, seen in several ways.
 
     A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and err in other places.
-    The idea is that of PatchCore (Roth et al., CVPR 2022). Defects differ in what shows them: the views are three
-    levels by direction, the finest of them by itself, and the deepest one with its context. The number of prototypes is
-    fixed, whatever the number of images. Not part of the UniAS paper.
+    The idea is that of PatchCore (Roth et al., CVPR 2022), whose patches are the ``deep`` view here. Defects differ in
+    what shows them: the other views are all levels by direction, the finest level by itself and the deepest by itself.
+    Their number is fixed, whatever the number of images. Not part of the UniAS paper.
 
     Args:
         channels (Sequence[int]): Channels of each level, shallow to deep.
         strides (Sequence[int]): Image pixels per feature pixel of each level.
-        count (int): Prototypes of the view ``all``. There are a quarter as many of ``finest``, which has four times
-            as many places, and twice as many of ``context``, which has a quarter.
+        count (int): Prototypes of a view; fewer of the finest level, so that it costs no more: divided by the number of
+            its pixels to one of the deepest level, along a side.
 
     Attributes:
-        views: :class:`PrototypeView` by name: ``all`` (strides 4, 8 and 16), ``finest`` (stride 4) and ``context``
-            (strides 16 and 32). Strides that are not there are left out, and views without any.
-
-    Raises:
-        ValueError: If there is no level of any of these strides.
+        views: :class:`PrototypeView` by name: ``all``, ``deep`` (the two deepest levels), ``finest`` (the first level
+            with at most four pixels to one of the deepest, along a side) and ``deepest``. With fewer than three levels
+            those that would repeat another one are left out.
     """
-
-    STRIDES = (4, 8, 16, 32)
-    """Strides of the levels that are seen."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], count: int) -> None:
         super().__init__()
-        self.views = nn.ModuleDict()
-        for name, seen, grid_stride, number, length, by_direction in (
-            ("all", (4, 8, 16), 8, count, 64, True),
-            ("finest", (4,), 4, ceil(count / 4), 64, False),
-            ("context", (16, 32), 16, 2 * count, 128, False),
-        ):
-            levels = [strides.index(stride) for stride in seen if stride in strides]
-            if levels:
-                grid_level = strides.index(grid_stride) if grid_stride in strides else levels[0]
-                self.views[name] = PrototypeView(channels, strides, levels, grid_level, number, length, by_direction)
-        if not self.views:
-            msg = f"prototypes need a level with one of the strides {self.STRIDES}, got {list(strides)}."
-            raise ValueError(msg)
+        last = len(channels) - 1
+        finest = next(level for level, stride in enumerate(strides) if strides[-1] <= _FINEST * stride)
+        levels = range(last + 1)
+        views = {"all": PrototypeView(channels, strides, levels, strides[-2:][0], count, 64, by_direction=True)}
+        if last > 1:
+            views["deep"] = PrototypeView(channels, strides, (last - 1, last), strides[-2], count, 128)
+        if finest < last:
+            fewer = max(1, count * strides[finest] // strides[-1])
+            views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], fewer, 64)
+        views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count, 64)
+        self.views = nn.ModuleDict(views)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Compare with the prototypes.
@@ -114,7 +109,7 @@ class PrototypeView(nn.Module):
         channels (Sequence[int]): Channels of each level, shallow to deep.
         strides (Sequence[int]): Image pixels per feature pixel of each level.
         levels (Sequence[int]): Indices of the levels that are seen.
-        grid_level (int): Index of the level whose pixels are the places.
+        grid_stride (int): Image pixels per place.
         count (int): Number of prototypes.
         length (int): Largest number of principal components.
         by_direction (bool): Whether the length of a level's feature vector is left out. Defaults to ``False``.
@@ -125,7 +120,7 @@ class PrototypeView(nn.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         levels: Sequence[int],
-        grid_level: int,
+        grid_stride: int,
         count: int,
         length: int,
         by_direction: bool = False,
@@ -133,9 +128,10 @@ class PrototypeView(nn.Module):
         super().__init__()
         self.levels = tuple(levels)
         self.strides = tuple(strides[level] for level in levels)
-        self.grid_level = grid_level
-        self.grid_stride = strides[grid_level]
+        self.grid_stride = grid_stride
         self.by_direction = by_direction
+        # Relative to the deepest level, whose size is known to every image.
+        self.places_per_deepest = strides[-1] // grid_stride
         width = sum(channels[level] for level in levels)
         length = min(length, width)
         self.fitted: torch.Tensor
@@ -192,7 +188,7 @@ class PrototypeView(nn.Module):
 
     def _on_grid(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Averages over neighbours: ``(B, C_l, h, w)`` for each level that is seen."""
-        size = features[self.grid_level].shape[-2:]
+        size = [side * self.places_per_deepest for side in features[-1].shape[-2:]]
         levels = []
         for index, stride in zip(self.levels, self.strides, strict=True):
             feature = avg_pool2d(features[index], 3, stride=1, padding=1)
