@@ -337,17 +337,6 @@ def test_exports_report_strange_images_if_asked_to(root: Path, tmp_path: Path) -
     assert model.eval()(images).out_of_range.tolist() == [False, True]
 
 
-def test_plain_load_from_checkpoint_of_anomalib_still_loses_the_post_processor(root: Path, tmp_path: Path) -> None:
-    """Fails once anomalib restores post-processors by itself: then the hyper-parameters in ``setup`` can go."""
-
-    class Special(PostProcessor):
-        pass
-
-    engine = make_engine(tmp_path)
-    engine.fit(Detector(post_processor=Special()), datamodule=make_data(root))
-    assert type(Detector.load_from_checkpoint(engine.best_model_path).post_processor) is PostProcessor
-
-
 def proven(name: str, post_processor: PostProcessor, tiny: Callable[[type], dict]) -> AnomalibModule:
     """A small version of a model with random weights."""
     rest = {"post_processor": post_processor, "evaluator": False, "visualizer": False}

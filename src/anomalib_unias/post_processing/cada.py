@@ -15,6 +15,9 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from anomalib_unias.compat.checkpoints import keep_post_processor
+from anomalib_unias.compat.scores import is_hooked, watch_for_owner
+
 from .calibration import Calibration, FlaggedBatch, ImageScore, MissingCalibrationError, calibrate
 from .calibration_data import CalibrationData
 from .calibration_run import CalibrationRun
@@ -30,14 +33,10 @@ from .fitting import (
     specification,
 )
 from .levels import LevelCalibration
-from .life_cycle import watch_for_owner
 from .order_preserving import OrderPreservingPostProcessor
 from .published import Statistics
 
 logger = logging.getLogger(__name__)
-
-# Lightning builds a model from a checkpoint with this function if the hyper-parameters name it.
-_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 @dataclass
@@ -174,7 +173,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self._categories: Sequence[str] | None = None
         self._last = _LastBatch()
         self._owner: weakref.ref[AnomalibModule] | None = None
-        watch_for_owner(self)
+        watch_for_owner(self, _note_owner)
 
     # What is kept in a checkpoint
 
@@ -214,11 +213,11 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     def _attach(self, module: AnomalibModule) -> None:
         """Hook into the model and its encoder, once; copies of a model bring their hooks with them."""
         model, layer = module.model, find_feature_layer(module, self.feature_layer)
-        if self._clear not in model._forward_pre_hooks.values():
+        if not is_hooked("forward_pre", model, self._clear):
             model.register_forward_pre_hook(self._clear)
-        if self._calibrate not in model._forward_hooks.values():
+        if not is_hooked("forward", model, self._calibrate):
             model.register_forward_hook(self._calibrate)
-        if self.tap not in layer._forward_hooks.values():
+        if not is_hooked("forward", layer, self.tap):
             layer.register_forward_hook(self.tap)
 
     def _clear(self, model: nn.Module, inputs: Any) -> None:
@@ -280,10 +279,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             HeldOutError: If a category has a single normal image.
         """
         self._attach(cast("AnomalibModule", pl_module))
-        # load_from_checkpoint of anomalib 2.7.0 builds a plain PostProcessor, whatever was saved. With these
-        # hyper-parameters Lightning builds this one; its arguments come from checkpoint_config.
-        pl_module.hparams["_instantiator"] = _INSTANTIATOR
-        pl_module.hparams["post_processor"] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
+        keep_post_processor(pl_module, self)
         if stage == "fit":
             CalibrationRun(self, trainer).prepare()
 
@@ -338,16 +334,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         """
         return CalibrationOptions(**{name: getattr(self, name) for name in OPTIONS})
 
-    def set_thresholds(self, image: Tensor, pixel: Tensor) -> None:
-        """Set the thresholds of raw scores.
-
-        Args:
-            image (Tensor): Of image scores, ``()``.
-            pixel (Tensor): Of the anomaly map, ``()``.
-        """
-        self._image_threshold.copy_(image)
-        self._pixel_threshold.copy_(pixel)
-
     # Batches
 
     def on_validation_batch_start(
@@ -397,3 +383,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             )
 
     on_predict_end = on_test_end
+
+
+def _note_owner(post_processor: CadaPostProcessor, owner: AnomalibModule) -> None:
+    post_processor._owner = weakref.ref(owner)
