@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anomalib_unias.compat.checkpoints import keep_post_processor
 from anomalib_unias.compat.scores import is_hooked, watch_for_owner
 
-from .calibration import Calibration, FlaggedBatch, ImageScore, MissingCalibrationError, calibrate
+from .calibration import Calibration, FlaggedBatch, MissingCalibrationError, ScoreSource, calibrate
 from .calibration_data import CalibrationData
 from .calibration_run import CalibrationRun
 from .encoders import FeatureTap, find_feature_layer
@@ -72,8 +72,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             Defaults to ``"held_out"``.
         held_out_fraction (float): Share of the normal training images of each category that is held out.
             Defaults to ``0.1``.
-        image_score (ImageScore | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``, or
-            the score of the ``"model"``, calibrated by itself (with the calibrations of the paper like the map).
+        image_score (ScoreSource | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``,
+            or the score of the ``"model"``, calibrated by itself (with the calibrations of the paper like the map).
             ``None`` is ``"model"`` with ``clusters``, ``"top"`` else. Defaults to ``None``.
         feature_layer (str | None): Sub-module below the model's ``model`` that encodes the image. ``None`` knows the
             models of anomalib. Defaults to ``None``.
@@ -119,7 +119,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         statistics: Statistics = "max",
         targets: Targets = "held_out",
         held_out_fraction: float = 0.1,
-        image_score: ImageScore | None = None,
+        image_score: ScoreSource | None = None,
         feature_layer: str | None = None,
         convolutions: int = 1,
         linear_layers: int = 2,
@@ -240,7 +240,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         return self.targets == "training"
 
     @property
-    def source_of_score(self) -> ImageScore:
+    def source_of_score(self) -> ScoreSource:
         """Where image scores come from, ``image_score`` with its default resolved."""
         by_clusters = isinstance(self.calibration, LevelCalibration)
         return self.image_score or ("model" if by_clusters else "top")

@@ -86,6 +86,8 @@ class CalibrationRun:
         if isinstance(calibration, LevelCalibration):
             self.set_powers(calibration, runs, unseen, images["training"])
         logger.info("CADA calibrated with %d normal images (%s).", len(data), cada.targets)
+        # Not before the last validation of the run itself: at its start memory banks are still filled, and after it
+        # early stopping decides.
         validate_again(trainer)
         if cada.threshold == "false_alarm_rate" and cada.targets != "training":
             self._take_thresholds(calibration, runs, unseen, own_influence(calibration, data))

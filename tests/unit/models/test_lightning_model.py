@@ -231,14 +231,6 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
-def test_same_seed_same_weights(tmp_path, build, data):
-    first, second = build(), build()
-    for index, model in enumerate((first, second)):
-        torch.manual_seed(5)
-        engine(tmp_path / str(index)).fit(model, datamodule=data)
-    assert_same_state(trained_state(first), trained_state(second))
-
-
 @pytest.fixture
 def checkpoint_path(tmp_path, build, data):
     run = engine(tmp_path)
