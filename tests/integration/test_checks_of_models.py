@@ -33,11 +33,11 @@ def calibrated(model: type[AnomalibModule], **arguments: Any) -> Callable[[], An
 UNTRAINED = {"backbone": "resnet18", "pre_trained": False}
 MODELS = [
     calibrated(UniAS, **{**TINY["UniAS"], "levels": [3], "channel_branch": False}),
-    calibrated(UniAD, **TINY["UniAD"]),
+    calibrated(UniAD, **{**TINY["UniAD"], "decoder_layers": 1}),
     calibrated(ReContrast, **TINY["ReContrast"]),
     calibrated(Patchcore, **UNTRAINED, layers=["layer2"]),
-    calibrated(Padim, **UNTRAINED, n_features=20),
-    calibrated(Stfpm, backbone="resnet18"),
+    calibrated(Padim, **UNTRAINED, layers=["layer1"], n_features=20),
+    calibrated(Stfpm, backbone="resnet18", layers=["layer1", "layer2"]),
 ]
 
 

@@ -41,8 +41,8 @@ class AttachedBeforeLimits(LightningModule):
 def validate_within_fit(trainer: Trainer) -> None:
     """Validate within a fit, when Lightning would not.
 
-    Lightning 2.6 has no call for it: ``trainer.validate`` in a hook of a fit ends the fit, whose later hooks are then
-    called as if there was none. This does what the training loop does for a validation of its own.
+    Lightning 2.6 has no call for it: ``trainer.validate`` in a hook makes a validation of the whole run, whose
+    ``on_fit_end`` is never called. This does what the training loop does for a validation of its own.
 
     Args:
         trainer (Trainer): Of a run whose training has ended.
