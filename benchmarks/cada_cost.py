@@ -27,7 +27,7 @@ from benchmarks.speed import Predictor, compiled, in_turns
 from anomalib_unias import CadaPostProcessor, UniAS
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics, shrink
-from anomalib_unias.post_processing.clusters import describe
+from anomalib_unias.post_processing.clusters import image_descriptors
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
 from anomalib_unias.post_processing.fitting import fit_calibration
 
@@ -57,7 +57,7 @@ def random_data(checkpoint: Path, images: int, *, everything: bool) -> Calibrati
         unseen = unseen[torch.cat(chosen)]
     count, categories = len(unseen), _SIZES[images]
     category = torch.randint(categories, (count,), generator=generator)
-    centres = torch.rand(categories, describe(features).shape[1], generator=generator)
+    centres = torch.rand(categories, image_descriptors(features).shape[1], generator=generator)
     noise = 0.3 * torch.rand(count, centres.shape[1], generator=generator)
     level = (1 + category)[:, None] * map_statistics(output)
     statistics = level * (1 + 0.2 * torch.rand(count, 1, generator=generator))
@@ -93,7 +93,7 @@ def look(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float,
     def keep() -> None:
         tap.clear()
         map_statistics(model.model(images))
-        describe(tap.take(batch))
+        image_descriptors(tap.take(batch))
 
     with torch.no_grad():
         seconds = in_turns([keep], runs)[:, 0]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anomalib_unias import CadaPostProcessor
 from anomalib_unias.metrics import FalseAlarmThreshold
-from anomalib_unias.post_processing.calibration import Calibration, ImageScore, Prediction, calibrate
+from anomalib_unias.post_processing.calibration import Calibration, Prediction, ScoreSource, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.calibration_run import CalibrationRun
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
@@ -157,7 +157,7 @@ def apply(kind: str, prediction: Prediction | None, rows: slice, maps: Tensor, s
     if prediction is None:
         return maps, scores
     part = Prediction(*(values[rows] for values in prediction))
-    source: ImageScore = "model" if kind in {DEFAULT, ORACLE} else "top"
+    source: ScoreSource = "model" if kind in {DEFAULT, ORACLE} else "top"
     output = calibrate(InferenceBatch(scores, anomaly_map=maps), part, source)
     return output.anomaly_map, output.pred_score
 

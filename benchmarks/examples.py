@@ -11,7 +11,7 @@ from PIL import Image
 
 from anomalib_unias import UniAS, UnifiedDataModule
 from anomalib_unias.cli import main
-from anomalib_unias.deploy.predictions import QUIET_ONNX
+from anomalib_unias.compat.export import QUIET_ONNX
 from anomalib_unias.pre_processing import make_exportable
 
 TINY: dict[str, Any] = {

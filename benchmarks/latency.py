@@ -42,9 +42,10 @@ from torch.export import Dim
 
 from anomalib_unias import UniAS
 from anomalib_unias.backbones import register_backbones
+from anomalib_unias.compat.export import QUIET_ONNX
 from anomalib_unias.deploy import ThroughputInferencer
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
-from anomalib_unias.deploy.predictions import QUIET_ONNX, onnxruntime_session, pixels_of
+from anomalib_unias.deploy.predictions import onnxruntime_session, pixels_of
 from anomalib_unias.models.unias.lite import UNIAS_LITE
 from anomalib_unias.pre_processing import make_exportable
 

@@ -16,9 +16,9 @@ from benchmarks.latency import export, write_images
 from benchmarks.speed import in_turns, record
 
 from anomalib_unias.backbones import register_backbones
+from anomalib_unias.compat.export import inside
 from anomalib_unias.deploy import ThroughputInferencer
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
-from anomalib_unias.deploy.predictions import inside
 
 
 def main() -> None:

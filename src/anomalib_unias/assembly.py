@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
-from anomalib.models import get_model
 from anomalib.models.components import AnomalibModule
+from torch import nn
+
+from anomalib_unias.compat.models import model_class
 
 
 def assemble(
@@ -35,6 +37,7 @@ def assemble(
         AnomalibModule: The model.
 
     Raises:
+        UnknownModelError: If anomalib knows no such model.
         ValueError: If a part is unknown.
 
     Example:
@@ -42,25 +45,38 @@ def assemble(
         >>> type(model).__name__, type(model.post_processor).__name__
         ('Padim', 'CadaPostProcessor')
     """
-    for kind, name in (("post_processor", post_processor), ("evaluator", evaluator)):
+    for part, name in (("post_processor", post_processor), ("evaluator", evaluator)):
         if name is not None:
-            arguments[kind] = _part(kind, name)()
-    built = get_model(model, **arguments)
-    if trainer_arguments is not None:
-        stock, given = type(built), dict(trainer_arguments)
+            arguments[part] = _part(part, name)()
+    stock = model_class(model)
+    build = stock if trainer_arguments is None else _asking(stock, trainer_arguments)
+    return build(**arguments)
 
-        class Limited(stock):  # type: ignore[misc, valid-type]
-            @property
-            def trainer_arguments(self) -> dict[str, Any]:
-                return {**given, **super().trainer_arguments}
 
-        Limited.__name__, Limited.__qualname__, Limited.__module__ = (
-            stock.__name__,
-            stock.__qualname__,
-            stock.__module__,
-        )
-        built.__class__ = Limited
-    return built
+class _Asking(nn.Module):
+    """What a model asks of the trainer, and something besides. To be named before a model of anomalib."""
+
+    _stock: ClassVar[type[AnomalibModule]]
+    _asked: ClassVar[dict[str, Any]]
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        return {**self._asked, **super().trainer_arguments}  # type: ignore[misc]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its class is in no module, where a pickle would look for it.
+        return _empty, (self._stock, self._asked), self.__getstate__()
+
+
+def _asking(stock: type[AnomalibModule], asked: Mapping[str, Any]) -> type[AnomalibModule]:
+    """Derive a model that asks more of the trainer. It has the name of the stock one, which folders are named after."""
+    named = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(stock.__name__, (_Asking, stock), {**named, "_stock": stock, "_asked": dict(asked)})
+
+
+def _empty(stock: type[AnomalibModule], asked: Mapping[str, Any]) -> AnomalibModule:
+    kind = _asking(stock, asked)
+    return kind.__new__(kind)
 
 
 _PARTS = {

@@ -1,12 +1,14 @@
 """The configurations for anomalib's benchmark pipeline."""
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from anomalib.models import get_model
+from anomalib.models import Padim, get_model, list_models
 from anomalib.pipelines import Benchmark
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 from omegaconf import OmegaConf
@@ -69,6 +71,21 @@ def test_cada_by_name():
     model = get_model(OmegaConf.create(config))
     assert isinstance(model.post_processor, CadaPostProcessor)
     assert type(model).__name__ == "Padim"
+
+
+@pytest.mark.parametrize("trainer_arguments", [None, {"max_epochs": 3, "devices": 2}])
+def test_it_is_a_model_like_any_other(trainer_arguments):
+    """Of its class, with its own demands first, also when it is copied or pickled."""
+    model = assemble("padim", trainer_arguments=trainer_arguments, layers=["layer1"], n_features=9, **SMALL)
+    assert isinstance(model, Padim)
+    assert (model.name, type(model).__module__) == ("Padim", Padim.__module__)
+    expected = {**(trainer_arguments or {}), **Padim.trainer_arguments.fget(model)}
+    copied = pickle.loads(pickle.dumps(model))
+    assert model.trainer_arguments == copied.trainer_arguments == copy.deepcopy(model).trainer_arguments == expected
+    assert copied.hparams == model.hparams
+    assert copied.hparams["layers"] == ["layer1"]
+    assert copied.state_dict().keys() == model.state_dict().keys()
+    assert not [name for name in list_models("pascal") if "Asking" in name]
 
 
 def test_unknown_part():

@@ -16,6 +16,7 @@ from tests.integration.documentation_probe import ParsingCLI
 
 import anomalib_unias
 import anomalib_unias.deploy
+import anomalib_unias.testing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,7 +55,10 @@ def test_targets_of_make_are_there():
     assert not [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("package", [anomalib_unias, anomalib_unias.deploy], ids=lambda package: package.__name__)
+PACKAGES = [anomalib_unias, anomalib_unias.deploy, anomalib_unias.testing]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_the_reference_has_every_public_name(package):
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     described = re.findall(r"^::: (.*)\.(\w+)$", reference, re.MULTILINE)

@@ -8,6 +8,8 @@ from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
+from anomalib_unias.compat.trainer import train_fetcher, wrapped_sampler
+
 _KEY = "anomalib_unias_rng_state"
 _CUDA_KEY = "anomalib_unias_cuda_rng_state"
 _LOADER_KEY = "anomalib_unias_loader_rng_states"
@@ -46,7 +48,7 @@ class ExactResume(Callback):
         loop = trainer.fit_loop
         if self._resumed is None or not loop.restarted_mid_epoch:
             return
-        fetcher: Any = loop._data_fetcher  # Lightning has made it by now
+        fetcher = train_fetcher(trainer)
         progress: Any = loop.epoch_loop.batch_progress.current
         seen = progress.processed
         complete = seen >= trainer.num_training_batches
@@ -76,9 +78,10 @@ class ExactResume(Callback):
             return
         state, self._resumed = self._resumed, None
         self._begin_epoch(trainer, pl_module, state)
-        if loop._data_fetcher is not None and (loop.is_resuming or loop.restarting):
+        fetcher = train_fetcher(trainer)
+        if fetcher is not None and (loop.is_resuming or loop.restarting):
             # Lightning has drawn the order of images before it could be told the state, and would not again.
-            iter(loop._data_fetcher)
+            iter(fetcher)
 
     def _begin_epoch(self, trainer: Trainer, pl_module: LightningModule, state: States) -> None:
         """Begin an epoch with the random numbers of a checkpoint."""
@@ -110,7 +113,7 @@ def _generators(trainer: Trainer) -> Iterator[torch.Generator]:
     for loader in CombinedLoader(trainer.train_dataloader).flattened:
         for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
             if isinstance(part, DistributedSamplerWrapper):
-                part = part.dataset._sampler  # type: ignore[attr-defined]
+                part = wrapped_sampler(part)
             generator = getattr(part, "generator", None)
             if isinstance(generator, torch.Generator) and id(generator) not in seen:
                 seen.add(id(generator))

@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
-from lightning.pytorch.loops.utilities import _reset_progress
+
+from anomalib_unias.compat.trainer import forget_progress, forget_results, validate_within_fit, validation_interval
 
 from .shared import SharedCallback
 
@@ -57,7 +58,7 @@ class RunLength(SharedCallback):
         self._given = {
             "max_steps": loop.epoch_loop.max_steps,
             "max_epochs": loop.max_epochs,
-            "val_check_interval": trainer.val_check_interval,
+            "val_check_interval": validation_interval(trainer),
             "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
         }
         timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
@@ -84,7 +85,7 @@ class RunLength(SharedCallback):
         # It was validated when it was calibrated, and its thresholds may come from other images.
         calibrated = getattr(getattr(pl_module, "post_processor", None), "calibration", None) is not None
         if not self._trained and trainer.ckpt_path and trainer.enable_validation and not calibrated:
-            validate_now(trainer)
+            validate_within_fit(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the trainer its limits back: Lightning does not tear down after an error."""
@@ -97,9 +98,7 @@ class RunLength(SharedCallback):
         self._end(trainer)
 
     def _plan_validations(self, trainer: Trainer, *, only_steps: bool) -> None:
-        timed = getattr(trainer, "_val_check_time_interval", None) is not None
-        default = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-        self._validates_at_end = default and not timed
+        self._validates_at_end = validation_interval(trainer) == 1.0 and trainer.check_val_every_n_epoch == 1
         if not self._validates_at_end or not only_steps or trainer.max_steps == -1:
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -113,7 +112,8 @@ class RunLength(SharedCallback):
         if self._given is not None:
             trainer.fit_loop.epoch_loop.max_steps = self._given["max_steps"]
             trainer.fit_loop.max_epochs = self._given["max_epochs"]
-            trainer.val_check_interval = self._given["val_check_interval"]
+            if self._given["val_check_interval"] is not None:
+                trainer.val_check_interval = self._given["val_check_interval"]
             trainer.check_val_every_n_epoch = self._given["check_val_every_n_epoch"]
         self._given, self._validates_at_end = None, False
 
@@ -126,33 +126,10 @@ class RunLength(SharedCallback):
                 if isinstance(callback, EarlyStopping | ModelCheckpoint)
             ]
         elif self._model() is not model:
-            _reset_progress(trainer.fit_loop)
-            trainer.fit_loop.epoch_loop._batches_that_stepped = 0
+            forget_progress(trainer)
             for callback, state in self._unused:
-                _forget(callback, state)
+                forget_results(callback, state)
         self._model = weakref.ref(model)
-
-
-def _forget(callback: Callback, state: dict[str, Any]) -> None:
-    """Put a callback back to its state before its first run."""
-    if isinstance(callback, ModelCheckpoint):
-        # The folder is chosen in the first run, if the user has not; Lightning loads no state of another one.
-        state = {**state, "dirpath": callback.dirpath}
-        callback._last_global_step_saved = 0
-    callback.load_state_dict(copy.deepcopy(state))
-
-
-def validate_now(trainer: Trainer) -> None:
-    """Validate within a fit, when Lightning would not.
-
-    Args:
-        trainer (Trainer): Of a run whose training has ended.
-    """
-    trainer.validating = True
-    try:
-        trainer.fit_loop.epoch_loop.val_loop.run()
-    finally:
-        trainer.training = True
 
 
 def images_to_see(trainer: Trainer, batch_size: int, images: int) -> float:

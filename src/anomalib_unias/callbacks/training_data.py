@@ -9,6 +9,7 @@ from anomalib.data import AnomalibDataset
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from anomalib_unias.compat.trainer import make_train_loader_anew
 from anomalib_unias.data.feature_cache import FeatureDataset, is_deterministic
 from anomalib_unias.data.feature_files import FeatureCacheError
 from anomalib_unias.data.held_out import HeldOutOrder
@@ -108,8 +109,7 @@ class TrainingData(SharedCallback):
         except FeatureCacheError as error:
             logger.warning("%s Training computes them in every step instead.", error)
             return
-        # To count the steps of a run that is limited by epochs, Lightning 2.x has made its loader already.
-        trainer.fit_loop._combined_loader = None
+        make_train_loader_anew(trainer)
 
     def require_images(self, trainer: Trainer) -> None:
         """Refuse a training set without images.

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 from anomalib import TaskType
-from anomalib.data import MPDD, AnomalibDataModule, AnomalibDataset, Folder, MVTecAD, Tabular, Visa
+from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, is_within_directory
+
+from anomalib_unias.compat.data import fill_missing_masks, mvtec_directory, replace_column
 
 from .dataset import UnifiedDataset
 from .errors import CategoryError, MissingMaskError
@@ -38,56 +40,6 @@ def naming_category(category: str, datamodule: AnomalibDataModule) -> Iterator[N
         raise _explain(category, datamodule, error) from error
 
 
-def image_level_folder(category: str, datamodule: AnomalibDataModule) -> Folder | None:
-    """Replace the datamodule of a category in MVTec layout that has defective images but no mask at all.
-
-    anomalib 2.7.0 cannot read such a category as ``MVTecAD``, ``Visa`` or ``MPDD``: it assigns the masks it found to
-    the defective images and stops when the numbers differ.
-
-    Args:
-        category: Name of the category.
-        datamodule: Its datamodule.
-
-    Returns:
-        A ``Folder`` over the same images with the same splits, or ``None`` where the datamodule can stay.
-    """
-    directory = _mvtec_directory(datamodule)
-    if directory is None:
-        return None
-    tests = sorted(path for path in (directory / "test").glob("*") if path.is_dir() and any(path.iterdir()))
-    defects = [f"test/{path.name}" for path in tests if path.name != "good"]
-    if not defects or any(path.is_file() for path in (directory / "ground_truth").rglob("*")):
-        return None
-    return Folder(
-        name=category,
-        root=directory,
-        normal_dir="train/good",
-        abnormal_dir=defects,
-        normal_test_dir="test/good" if len(tests) > len(defects) else None,
-        train_augmentations=datamodule.train_augmentations,
-        val_augmentations=datamodule.val_augmentations,
-        test_augmentations=datamodule.test_augmentations,
-        test_split_mode=datamodule.test_split_mode,
-        test_split_ratio=datamodule.test_split_ratio,
-        val_split_mode=datamodule.val_split_mode,
-        val_split_ratio=datamodule.val_split_ratio,
-        seed=datamodule.seed,
-    )
-
-
-def loosen_column_types(datamodule: AnomalibDataModule) -> None:
-    """Let a table have masks with paths relative to a root.
-
-    anomalib 2.7.0 writes ``Path`` into the column ``mask_path`` of ``Tabular``, which is one of strings if the table
-    comes from a file that was read by pandas 3, and stops.
-
-    Args:
-        datamodule: Datamodule of a category; a ``Tabular`` one is changed.
-    """
-    if isinstance(datamodule, Tabular):
-        datamodule._unprocessed_samples = pd.DataFrame(datamodule._unprocessed_samples).astype(object)
-
-
 def check_training_data(category: str, dataset: AnomalibDataset) -> None:
     """Make sure that a category can be trained on.
 
@@ -109,9 +61,6 @@ def check_training_data(category: str, dataset: AnomalibDataset) -> None:
 def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
     """Declare a category image-level if none of its defective images has a mask.
 
-    Missing paths become empty strings: with pandas 3 they are NaN in ``MVTecAD2`` of anomalib 2.7.0, which then cannot
-    read a normal image.
-
     Args:
         category: Name of the category.
         datasets: Its training, validation and test data; their ``samples`` may be changed.
@@ -121,7 +70,7 @@ def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
     """
     datasets = list(datasets)
     for dataset in datasets:
-        replace_column(dataset, "mask_path", dataset.samples.mask_path.fillna(""))
+        fill_missing_masks(dataset)
     defective = pd.concat([data.samples[data.samples.label_index == LabelName.ABNORMAL] for data in datasets])
     missing = [
         image for image, mask in zip(defective.image_path, defective.mask_path, strict=True) if not _has_mask_file(mask)
@@ -133,19 +82,6 @@ def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
     for dataset in datasets:
         replace_column(dataset, "mask_path", "")
         dataset.samples.attrs["task"] = TaskType.CLASSIFICATION
-
-
-def replace_column(dataset: AnomalibDataset, name: str, values: pd.Series | str) -> None:
-    """Replace a column of the data frame of a data set and keep its task.
-
-    Args:
-        dataset: Data set to change.
-        name: Name of the column.
-        values: New values, or one for all rows.
-    """
-    task = dataset.task
-    dataset.samples = dataset.samples.assign(**{name: values})
-    dataset.samples.attrs["task"] = task
 
 
 def warn_about_evaluation(datasets: Mapping[str, AnomalibDataset], joined: UnifiedDataset) -> None:
@@ -173,7 +109,7 @@ def warn_about_evaluation(datasets: Mapping[str, AnomalibDataset], joined: Unifi
 
 
 def _explain(category: str, datamodule: AnomalibDataModule, error: Exception) -> CategoryError:
-    directory = _mvtec_directory(datamodule)
+    directory = mvtec_directory(datamodule)
     if directory and not any((directory / "train" / "good").glob("*")):
         return CategoryError(
             f"Category {category!r} has no normal images: {directory / 'train' / 'good'} is empty or missing. Put "
@@ -183,12 +119,6 @@ def _explain(category: str, datamodule: AnomalibDataModule, error: Exception) ->
     if missing:
         return _missing_masks(category, missing)
     return CategoryError(f"Category {category!r} of {type(datamodule).__name__} cannot be set up: {error}")
-
-
-def _mvtec_directory(datamodule: AnomalibDataModule) -> Path | None:
-    if isinstance(datamodule, Visa):
-        return Path(datamodule.split_root) / datamodule.category
-    return Path(datamodule.root) / datamodule.category if isinstance(datamodule, MVTecAD | MPDD) else None
 
 
 def _images_without_mask(directory: Path) -> list[str]:

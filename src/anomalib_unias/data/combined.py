@@ -1,30 +1,29 @@
 """Datamodules of several categories as one."""
 
 import os
-import random
-import shutil
-import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
-from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from torch.utils.data import DataLoader
+
+from anomalib_unias.compat.data import (
+    combine_augmentations,
+    image_level_folder,
+    keep_synthetic_files,
+    loosen_column_types,
+    seeded,
+    take_served_test_data,
+)
 
 from .categories import check_names
 from .checks import (
     check_training_data,
-    image_level_folder,
-    loosen_column_types,
     naming_category,
-    replace_column,
     settle_masks,
     warn_about_evaluation,
 )
@@ -152,15 +151,14 @@ class CombinedDataModule(AnomalibDataModule):
     def _set_up_part(self, category: str, part: AnomalibDataModule, stage: str | None) -> AnomalibDataModule:
         part = image_level_folder(category, part) or part
         loosen_column_types(part)
-        with nullcontext() if self.seed is None else _seeded(self.seed):
+        with nullcontext() if self.seed is None else seeded(self.seed):
             part.setup(stage)
-        if type(part).test_dataloader is not AnomalibDataModule.test_dataloader:
-            # What the loader serves is what counts: MVTecAD2 of anomalib 2.7.0 chooses its test set there.
-            part.test_data = part.test_dataloader().dataset
+        take_served_test_data(part)
         check_training_data(category, part.train_data)
         datasets = [getattr(part, subset) for subset in _SUBSETS if hasattr(part, subset)]
         settle_masks(category, datasets)
-        self._adopt_synthetic_files(category, datasets)
+        for dataset in datasets:
+            keep_synthetic_files(self, dataset, category)
         return part
 
     def _create_test_split(self) -> None:
@@ -172,31 +170,11 @@ class CombinedDataModule(AnomalibDataModule):
     def _update_augmentations(self) -> None:
         """Let each part combine its own augmentations with the ``Resize`` of the model."""
         for part in self.datamodules.values():
-            part.trainer = self.trainer
-            part._update_augmentations()
+            combine_augmentations(part, self.trainer)
 
     def _join(self, subset: str) -> UnifiedDataset:
         parts = self.datamodules.items()
         return UnifiedDataset({category: getattr(part, subset) for category, part in parts if hasattr(part, subset)})
-
-    def _adopt_synthetic_files(self, category: str, datasets: list[AnomalibDataset]) -> None:
-        """Take over the temporary files of synthetic defects.
-
-        In anomalib 2.7.0 one of several copies of such a data set deletes the files when it goes, be it in a worker
-        process; here they live as long as this datamodule. Their directory gets the name of the category because
-        anomalib names pictures after the directory of the image, which is the same for all categories.
-        """
-        for dataset in datasets:
-            if not isinstance(dataset, SyntheticAnomalyDataset):
-                continue
-            dataset._cleanup = False
-            before, after = dataset.im_dir, dataset.root / f"{category}_synthetic"
-            if before.exists():
-                before.rename(after)
-                weakref.finalize(self, shutil.rmtree, dataset.root, ignore_errors=True)
-            paths = dataset.samples.image_path.str.replace(str(before), str(after), regex=False)
-            replace_column(dataset, "image_path", paths)
-            dataset.im_dir = after
 
 
 def _common_mode(modes: Iterable[_Mode]) -> _Mode | None:
@@ -233,13 +211,3 @@ def _common_directory(parts: Iterable[AnomalibDataModule]) -> Path | None:
     if len(resolved) < len(roots) or len({path.anchor for path in resolved}) > 1:
         return None
     return Path(os.path.commonpath([str(path) for path in resolved]))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed what anomalib 2.7.0 draws from global generators (the synthetic defects), and restore it afterwards."""
-    with isolate_rng(include_cuda=False):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  # pandas' sample and anomalib's generator use it
-        torch.manual_seed(seed)
-        yield

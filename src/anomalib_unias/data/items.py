@@ -7,6 +7,8 @@ from typing import ClassVar, cast
 import torch
 from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
 
+from anomalib_unias.compat.data import text_of_mask_path
+
 
 @dataclass
 class NumpyCategoryImageItem(NumpyImageItem):
@@ -63,8 +65,8 @@ class CategoryImageItem(ImageItem):
 
     @staticmethod
     def validate_mask_path(mask_path: str | None) -> str:
-        """Give every item a string: anomalib 2.7.0 collates a mix of paths and ``None`` to the string ``"None"``."""
-        return str(mask_path or "")
+        """Give every item a string."""
+        return text_of_mask_path(mask_path)
 
 
 @dataclass

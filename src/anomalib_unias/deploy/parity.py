@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
-from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from anomalib_unias.compat.data import set_up_for_test
+from anomalib_unias.compat.export import QUIET_ONNX
 from anomalib_unias.data.reading import check_header
 from anomalib_unias.deploy import predictions as run
 from anomalib_unias.deploy.adaptation import adapt_export
 from anomalib_unias.deploy.errors import ExportedModelError
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
-from anomalib_unias.deploy.predictions import QUIET_ONNX, Predictions
+from anomalib_unias.deploy.predictions import Predictions
 from anomalib_unias.deploy.stages import STAGES, StagedModel, load_runtimes, stagewise_predictions
 
 logger = logging.getLogger(__name__)
@@ -192,8 +193,7 @@ def _files_and_labels(
 ) -> tuple[list[Path], list[int]]:
     if isinstance(data, AnomalibDataModule):
         data.prepare_data()
-        # As a trainer would: anomalib 2.7.0 draws random splits again after a set-up by anybody else.
-        data.setup(TrainerFn.TESTING)
+        set_up_for_test(data)
         samples = data.test_data.samples
         return [Path(path) for path in samples["image_path"]], [int(label) for label in samples["label_index"]]
     files = [Path(path) for path in data]

@@ -18,12 +18,9 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+from anomalib_unias.compat.export import inside
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
-
-QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
-"""The opset that the exporter of torch writes. anomalib 2.7.0 asks for 14: the exporter then tries to convert its file,
-prints the traceback of a failure, and leaves the file as it is."""
 
 
 @dataclass(frozen=True)
@@ -215,24 +212,6 @@ def prediction_of(outputs: Mapping[str, np.ndarray]) -> Prediction:
         label=None if label is None else bool(np.squeeze(label)),
         anomaly_map=None if anomaly_map is None else np.squeeze(anomaly_map).astype(np.float32),
     )
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Change the working directory: anomalib 2.7.0 writes the model cache of OpenVINO there.
-
-    Args:
-        folder (Path): Working directory inside the ``with`` block.
-
-    Yields:
-        None: Nothing.
-    """
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _from_batch(batch: Any) -> list[Prediction]:

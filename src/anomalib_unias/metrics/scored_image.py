@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import Batch, ImageBatch
-from anomalib.post_processing import MEBinPostProcessor
 from torch import Tensor
 from torch.utils.data import DistributedSampler
+
+from anomalib_unias.compat.scores import has_threshold
 
 
 class Scores(NamedTuple):
@@ -66,7 +67,7 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processo
         scores (Scores): Scores as the model gave them.
         data_name (str): Category of the images of a batch without categories.
         post_processor (Any): Post-processor that predicted labels and masks. Those of one without a threshold are left
-            out: anomalib 2.7.0 then compares raw scores with the threshold of normalised ones. Defaults to ``None``.
+            out, see :func:`~anomalib_unias.compat.scores.has_threshold`. Defaults to ``None``.
 
     Yields:
         ScoredImage: One per image.
@@ -96,27 +97,6 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processo
     }
     for values in zip(*columns.values(), strict=True):
         yield ScoredImage(**dict(zip(columns, values, strict=True)))
-
-
-def has_threshold(post_processor: Any, name: str) -> bool:
-    """Whether what a post-processor predicts rests on a threshold.
-
-    Args:
-        post_processor (Any): Post-processor, or ``None``.
-        name (str): Its threshold, ``image_threshold`` or ``pixel_threshold``, NaN if none was found in validation.
-
-    Returns:
-        bool: ``True`` also for a post-processor that has no such attribute, or finds a threshold for each image.
-
-    Example:
-        >>> from anomalib.post_processing import PostProcessor
-        >>> has_threshold(PostProcessor(), "image_threshold")
-        False
-    """
-    if name == "pixel_threshold" and isinstance(post_processor, MEBinPostProcessor):
-        return True
-    threshold = getattr(post_processor, name, None)
-    return threshold is None or not bool(torch.isnan(torch.as_tensor(threshold)).all())
 
 
 def count_unrepeated(loader: Any, batch_idx: int, size: int) -> int:

@@ -15,7 +15,10 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from .calibration import Calibration, FlaggedBatch, ImageScore, MissingCalibrationError, calibrate
+from anomalib_unias.compat.checkpoints import keep_post_processor
+from anomalib_unias.compat.scores import is_hooked, watch_for_owner
+
+from .calibration import Calibration, FlaggedBatch, MissingCalibrationError, ScoreSource, calibrate
 from .calibration_data import CalibrationData
 from .calibration_run import CalibrationRun
 from .encoders import FeatureTap, find_feature_layer
@@ -30,14 +33,10 @@ from .fitting import (
     specification,
 )
 from .levels import LevelCalibration
-from .life_cycle import watch_for_owner
 from .order_preserving import OrderPreservingPostProcessor
 from .published import Statistics
 
 logger = logging.getLogger(__name__)
-
-# Lightning builds a model from a checkpoint with this function if the hyper-parameters name it.
-_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 @dataclass
@@ -73,8 +72,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             Defaults to ``"held_out"``.
         held_out_fraction (float): Share of the normal training images of each category that is held out.
             Defaults to ``0.1``.
-        image_score (ImageScore | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``, or
-            the score of the ``"model"``, calibrated by itself (with the calibrations of the paper like the map).
+        image_score (ScoreSource | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``,
+            or the score of the ``"model"``, calibrated by itself (with the calibrations of the paper like the map).
             ``None`` is ``"model"`` with ``clusters``, ``"top"`` else. Defaults to ``None``.
         feature_layer (str | None): Sub-module below the model's ``model`` that encodes the image. ``None`` knows the
             models of anomalib. Defaults to ``None``.
@@ -120,7 +119,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         statistics: Statistics = "max",
         targets: Targets = "held_out",
         held_out_fraction: float = 0.1,
-        image_score: ImageScore | None = None,
+        image_score: ScoreSource | None = None,
         feature_layer: str | None = None,
         convolutions: int = 1,
         linear_layers: int = 2,
@@ -174,7 +173,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self._categories: Sequence[str] | None = None
         self._last = _LastBatch()
         self._owner: weakref.ref[AnomalibModule] | None = None
-        watch_for_owner(self)
+        watch_for_owner(self, _note_owner)
 
     # What is kept in a checkpoint
 
@@ -214,11 +213,11 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     def _attach(self, module: AnomalibModule) -> None:
         """Hook into the model and its encoder, once; copies of a model bring their hooks with them."""
         model, layer = module.model, find_feature_layer(module, self.feature_layer)
-        if self._clear not in model._forward_pre_hooks.values():
+        if not is_hooked("forward_pre", model, self._clear):
             model.register_forward_pre_hook(self._clear)
-        if self._calibrate not in model._forward_hooks.values():
+        if not is_hooked("forward", model, self._calibrate):
             model.register_forward_hook(self._calibrate)
-        if self.tap not in layer._forward_hooks.values():
+        if not is_hooked("forward", layer, self.tap):
             layer.register_forward_hook(self.tap)
 
     def _clear(self, model: nn.Module, inputs: Any) -> None:
@@ -241,7 +240,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         return self.targets == "training"
 
     @property
-    def source_of_score(self) -> ImageScore:
+    def source_of_score(self) -> ScoreSource:
         """Where image scores come from, ``image_score`` with its default resolved."""
         by_clusters = isinstance(self.calibration, LevelCalibration)
         return self.image_score or ("model" if by_clusters else "top")
@@ -280,10 +279,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             HeldOutError: If a category has a single normal image.
         """
         self._attach(cast("AnomalibModule", pl_module))
-        # load_from_checkpoint of anomalib 2.7.0 builds a plain PostProcessor, whatever was saved. With these
-        # hyper-parameters Lightning builds this one; its arguments come from checkpoint_config.
-        pl_module.hparams["_instantiator"] = _INSTANTIATOR
-        pl_module.hparams["post_processor"] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
+        keep_post_processor(pl_module, self)
         if stage == "fit":
             CalibrationRun(self, trainer).prepare()
 
@@ -338,16 +334,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         """
         return CalibrationOptions(**{name: getattr(self, name) for name in OPTIONS})
 
-    def set_thresholds(self, image: Tensor, pixel: Tensor) -> None:
-        """Set the thresholds of raw scores.
-
-        Args:
-            image (Tensor): Of image scores, ``()``.
-            pixel (Tensor): Of the anomaly map, ``()``.
-        """
-        self._image_threshold.copy_(image)
-        self._pixel_threshold.copy_(pixel)
-
     # Batches
 
     def on_validation_batch_start(
@@ -397,3 +383,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             )
 
     on_predict_end = on_test_end
+
+
+def _note_owner(post_processor: CadaPostProcessor, owner: AnomalibModule) -> None:
+    post_processor._owner = weakref.ref(owner)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .clusters import ImageClusters
 
-ImageScore = Literal["top", "max", "model"]
+ScoreSource = Literal["top", "max", "model"]
 
 _SHARE_OF_TOP = 100
 # Images that are this many times as far from their kind as its unseen images are on average belong to none.
@@ -68,13 +68,13 @@ class FlaggedBatch(NamedTuple):
     out_of_range: Tensor
 
 
-def calibrate(output: InferenceBatch, prediction: Prediction, image_score: ImageScore) -> InferenceBatch:
+def calibrate(output: InferenceBatch, prediction: Prediction, image_score: ScoreSource) -> InferenceBatch:
     """Shift and stretch anomaly maps and image scores.
 
     Args:
         output (InferenceBatch): Maps ``(B, 1, H, W)`` or ``(B, H, W)``, and scores.
         prediction (Prediction): For each image.
-        image_score (ImageScore): Where the image score comes from.
+        image_score (ScoreSource): Where the image score comes from.
 
     Returns:
         InferenceBatch: Calibrated maps, and scores ``(B,)`` (of the model's shape if they are the model's).

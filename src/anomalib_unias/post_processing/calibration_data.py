@@ -12,7 +12,7 @@ from anomalib.data.utils import LabelName
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Subset
 
-from .clusters import describe
+from .clusters import image_descriptors
 
 # The head of the paper pools anyway; a finer grid than that of a ResNet's last stage at 224 pixels costs memory.
 _MAP_SIDE = 7
@@ -140,7 +140,7 @@ def _rows(
         broken = [path for path, row in zip(paths or (), statistics, strict=False) if not torch.isfinite(row).all()]
         msg = f"The anomaly maps of {broken or 'some images'} are not finite: the model has not been trained well."
         raise CalibrationDataError(msg)
-    descriptors = describe(features).cpu()
+    descriptors = image_descriptors(features).cpu()
     pooled = shrink(features[-1]).half().cpu() if keep_maps else None
     return [
         _Row(

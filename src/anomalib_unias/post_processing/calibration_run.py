@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from anomalib_unias.callbacks import TrainingData
+from anomalib_unias.compat.scores import set_thresholds
+from anomalib_unias.compat.trainer import validate_again
 from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
 
 from .calibration import Calibration, calibrate
@@ -18,7 +20,6 @@ from .calibration_data import CalibrationDataError, at_most, evaluated_like, nor
 from .checkpoint_files import load_best_weights, rewrite_checkpoints
 from .fitting import own_influence
 from .levels import LevelCalibration
-from .life_cycle import validate_again
 from .model_runs import ModelRuns
 from .selection import choose_map_power
 
@@ -85,6 +86,8 @@ class CalibrationRun:
         if isinstance(calibration, LevelCalibration):
             self.set_powers(calibration, runs, unseen, images["training"])
         logger.info("CADA calibrated with %d normal images (%s).", len(data), cada.targets)
+        # Not before the last validation of the run itself: at its start memory banks are still filled, and after it
+        # early stopping decides.
         validate_again(trainer)
         if cada.threshold == "false_alarm_rate" and cada.targets != "training":
             self._take_thresholds(calibration, runs, unseen, own_influence(calibration, data))
@@ -155,7 +158,7 @@ class CalibrationRun:
             )
             for metric in (scores, pixels):
                 metric.update(normal)
-        cada.set_thresholds(scores.compute(), pixels.compute())
+        set_thresholds(cada, scores.compute(), pixels.compute())
 
     def _complete(self, checkpoint: dict[str, Any]) -> None:
         """Put the calibration into a checkpoint that was written before there was one."""

@@ -16,7 +16,7 @@ _MOST_CLUSTERS = 1024
 _SHRINKAGE = 0.05
 
 
-def describe(maps: Sequence[Tensor]) -> Tensor:
+def image_descriptors(maps: Sequence[Tensor]) -> Tensor:
     """Describe images by the means of their features: local defects hardly move them.
 
     Args:
@@ -110,7 +110,7 @@ class ImageClusters(nn.Module):
         Returns:
             Assignment: Of each image.
         """
-        return self.assign(describe(maps))
+        return self.assign(image_descriptors(maps))
 
     def assign(self, descriptors: Tensor) -> Assignment:
         """Find the cluster of descriptors ``(B, D)``."""

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
 
-from .calibration import Calibration, ImageScore
+from .calibration import Calibration, ScoreSource
 from .calibration_data import CalibrationData, CalibrationDataError
 from .clusters import ImageClusters
 from .levels import ClusterMeans, LevelCalibration
@@ -40,7 +40,7 @@ class CalibrationOptions:
     statistics: Statistics
     targets: Targets
     held_out_fraction: float
-    image_score: ImageScore | None
+    image_score: ScoreSource | None
     convolutions: int
     linear_layers: int
     hidden_dim: int
@@ -56,7 +56,7 @@ class CalibrationOptions:
             "predictor": get_args(Predictor),
             "statistics": get_args(Statistics),
             "targets": get_args(Targets),
-            "image_score": (None, *get_args(ImageScore)),
+            "image_score": (None, *get_args(ScoreSource)),
             "convolutions": (0, 1, 2),
             "linear_layers": (1, 2, 3),
         }

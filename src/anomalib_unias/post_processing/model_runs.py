@@ -1,7 +1,6 @@
 """Runs a trained model, as it is without calibration, on the images that a calibration is fitted to."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial, reduce
 from operator import add
 from typing import Any, cast
@@ -15,6 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from anomalib_unias.compat.export import modes_kept
 from anomalib_unias.data.synthetic_defects import SyntheticDefect, SyntheticDefects
 
 from .calibration_data import CalibrationData, ModelOutput, at_most, collect
@@ -50,7 +50,8 @@ class ModelRuns:
         Returns:
             CalibrationData: Of all images.
         """
-        with self._evaluating(), self._progress() as progress:
+        with modes_kept(self._module), self._progress() as progress:
+            self._module.eval()
             parts = [
                 collect(
                     dataset,
@@ -109,7 +110,8 @@ class ModelRuns:
         yield from self._outputs(loader, name)
 
     def _outputs(self, loader: DataLoader, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
-        with self._evaluating(), self._progress() as progress:
+        with modes_kept(self._module), self._progress() as progress:
+            self._module.eval()
             for batch in progress.track(loader, description=f"CADA: {name}"):
                 yield batch, self._run(batch)
 
@@ -129,16 +131,6 @@ class ModelRuns:
     @property
     def _loader(self) -> DataLoader:
         return cast("DataLoader", self._trainer.train_dataloader)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        modes = {part: part.training for part in self._module.modules()}
-        self._module.eval()
-        try:
-            yield
-        finally:
-            for part, training in modes.items():
-                part.training = training
 
     def _progress(self) -> Progress:
         shown = self._trainer.is_global_zero and self._trainer.progress_bar_callback is not None

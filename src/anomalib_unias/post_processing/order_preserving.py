@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import Self
 
+from anomalib_unias.compat.scores import has_threshold, set_threshold_metrics
 from anomalib_unias.metrics.thresholds import F1Threshold, FalseAlarmThreshold
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ class OrderPreservingPostProcessor(PostProcessor):
         self._set_threshold_metrics()
 
     def _set_threshold_metrics(self) -> None:
-        self._image_threshold_metric = self._threshold_metric("pred_score", "gt_label")  # type: ignore[assignment]
-        self._pixel_threshold_metric = self._threshold_metric("anomaly_map", "gt_mask")  # type: ignore[assignment]
+        image = self._threshold_metric("pred_score", "gt_label")
+        set_threshold_metrics(self, image, self._threshold_metric("anomaly_map", "gt_mask"))
 
     @property
     def _validation_counts(self) -> bool:
@@ -134,7 +135,6 @@ class OrderPreservingPostProcessor(PostProcessor):
             batch.pred_mask = given[1]
 
     def _without_guesses(self, batch: InferenceBatch) -> InferenceBatch:
-        # anomalib 2.7.0 compares raw scores with 0.5 where there is no threshold.
         image, pixel = self._thresholds_there_are()
         return batch._replace(
             pred_label=batch.pred_label if image else None, pred_mask=batch.pred_mask if pixel else None
@@ -144,7 +144,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         """Whether there is a threshold for images, and for pixels; what a graph contains is known in advance."""
         if torch.compiler.is_compiling():
             return self._known_thresholds
-        return not bool(self.image_threshold.isnan()), not bool(self.pixel_threshold.isnan())
+        return has_threshold(self, "image_threshold"), has_threshold(self, "pixel_threshold")
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; a graph that is exported after ``eval()`` has labels and masks if there are thresholds.

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from anomalib.pre_processing.utils._transform_registry import TRANSFORM_REGISTRY
 from torch import Tensor
 from torchvision.transforms.v2 import Resize
+
+from anomalib_unias.compat.checkpoints import keep_transform
 
 
 class ExportableResize(Resize):
@@ -96,5 +97,4 @@ def interpolation_matrix(length: int, new_length: int) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-# anomalib 2.7.0 saves the transform of a pre-processor in checkpoints only if its class is in a private list.
-TRANSFORM_REGISTRY.register(ExportableResize, "anomalib_unias.pre_processing.ExportableResize")
+keep_transform(ExportableResize, "anomalib_unias.pre_processing.ExportableResize")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomalib_unias.metrics.scored_image import has_threshold
+from anomalib_unias.compat.scores import has_threshold
 
 
 def deployed_threshold(images: pd.DataFrame, post_processor: Any) -> float:

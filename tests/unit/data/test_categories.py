@@ -97,13 +97,6 @@ def test_a_data_set_in_a_csv_file_beside_one_in_folders(tmp_path: Path, write_ca
     assert all(item.mask_valid and item.gt_mask.sum() == 24 * 30 for item in defective)
 
 
-def test_anomalib_still_cannot_read_masks_of_a_csv_file(tmp_path: Path, write_category) -> None:
-    """Once this fails, ``loosen_column_types`` can go."""
-    table(write_category(tmp_path) / "plate").to_csv(tmp_path / "plate.csv", index=False)
-    with pytest.raises(TypeError, match="dtype 'str'"):
-        Tabular.from_file("plate", tmp_path / "plate.csv", root=tmp_path / "plate").setup()
-
-
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from anomalib.data import ImageBatch, ImageItem, InferenceBatch
+from anomalib.data import InferenceBatch
 from lightning.fabric.utilities import move_data_to_device
 from torchvision.tv_tensors import Image, Mask
 
@@ -75,12 +75,6 @@ def test_numpy(batch: CategoryImageBatch) -> None:
 def test_missing_mask_path_is_an_empty_string() -> None:
     items = [_item("bottle").update(mask_path="mask.png"), _item("cable")]
     assert CategoryImageBatch.collate(items).mask_path == ["mask.png", ""]
-
-
-def test_anomalib_still_makes_the_string_none_of_a_missing_mask_path() -> None:
-    """Once this fails, ``CategoryImageItem.validate_mask_path`` can go."""
-    items = [ImageItem(image=torch.rand(3, 4, 4), mask_path=path) for path in ("mask.png", None)]
-    assert ImageBatch.collate(items).mask_path == ["mask.png", "None"]
 
 
 def test_mixed_sizes_are_resized_to_the_largest_with_a_warning() -> None:

@@ -32,7 +32,6 @@ def write_deep(path: Path, mode: str = "I;16", size: int = 8) -> Path:
 @pytest.mark.parametrize(("mode", "name"), DEEP)
 def test_one_rule_for_training_and_the_line(tmp_path: Path, mode: str, name: str) -> None:
     path = write_deep(tmp_path / name, mode)
-    assert anomalib.data.utils.read_image(path).min() == 1, "once anomalib reads such images they need not be refused"
     messages = set()
     for read in (check_header, read_rgb, lambda file: ImageSource(str(file)).read()):
         with pytest.raises(UnreadableImageError, match=REASON) as caught:

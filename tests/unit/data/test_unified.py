@@ -24,11 +24,9 @@ from anomalib.data import (
     AnomalibDataModule,
     Folder,
     MVTecAD,
-    MVTecAD2,
     UnknownDatamoduleError,
     get_datamodule,
 )
-from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from anomalib.utils.path import generate_output_filename
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from omegaconf import OmegaConf
@@ -243,15 +241,6 @@ def test_name_of_the_data_set(tmp_path: Path, datamodule: str, directory: str, n
     assert UnifiedDataModule(datamodule, ["bottle"], root=tmp_path / directory).name == name
 
 
-def test_anomalib_still_overwrites_pictures_if_the_name_is_not_in_the_path() -> None:
-    """Once this fails, the data set no longer needs the name of its directory."""
-    names = {
-        generate_output_filename(f"/x/{category}/test/good/0.png", "/images", "MVTecAD", mkdir=False)
-        for category in ("bottle", "cable")
-    }
-    assert len(names) == 1
-
-
 def test_names_of_combined_datamodules(root: Path) -> None:
     bottle = MVTecAD(root=root, category="bottle")
     folder = Folder(name="lid", root=root.parent / "lid", normal_dir="good")
@@ -327,29 +316,6 @@ def test_synthetic_files_live_as_long_as_the_datamodule(root: Path) -> None:
     assert not any(directory.exists() for directory in directories)
 
 
-def test_anomalib_still_deletes_synthetic_files_with_a_copy(root: Path) -> None:
-    """Once this fails, ``CombinedDataModule`` need not take the files over."""
-    stock = MVTecAD(root=root, category="bottle", val_split_mode="synthetic", num_workers=0)
-    stock.setup()
-    assert isinstance(stock.val_data, SyntheticAnomalyDataset)
-    copied = copy.deepcopy(stock.val_data)
-    del copied
-    gc.collect()
-    assert not stock.val_data.root.exists()
-
-
-def test_anomalib_still_draws_synthetic_defects_from_global_generators(root: Path) -> None:
-    """Once this fails, the parts need no seeding from outside."""
-
-    def normal_names() -> list[str]:
-        stock = MVTecAD(root=root, category="cable", val_split_mode="synthetic", val_split_ratio=0.9, seed=0)
-        stock.setup()
-        return _paths(stock.val_data.samples[stock.val_data.samples.label_index == 0])
-
-    np.random.seed(0)  # noqa: NPY002
-    assert len({tuple(normal_names()) for _ in range(8)}) > 1
-
-
 def test_splitting_leaves_the_global_generators_alone(root: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -389,22 +355,6 @@ def test_test_set_chosen_by_the_loader(mvtec_ad2: Path) -> None:
     assert batch.mask_valid.tolist() == [False, False]
 
 
-def test_anomalib_still_loses_normal_test_images_of_mvtec_ad2(mvtec_ad2: Path) -> None:
-    """Once this fails, ``CombinedDataModule`` need not ask the loader."""
-    stock = MVTecAD2(root=mvtec_ad2, category="can")
-    stock.setup()
-    assert not stock.test_data.has_normal
-
-
-@pytest.mark.skipif(int(pd.__version__.split(".")[0]) < 3, reason="only with the strings of pandas 3")
-def test_anomalib_still_cannot_read_normal_images_of_mvtec_ad2(mvtec_ad2: Path) -> None:
-    """Once this fails, ``settle_masks`` need not fill missing paths."""
-    stock = MVTecAD2(root=mvtec_ad2, category="can")
-    stock.setup()
-    with pytest.raises(TypeError, match="Path must be"):
-        _ = stock.train_data[0]
-
-
 # --- items, masks, augmentations ------------------------------------------------------------------------------------
 
 
@@ -438,12 +388,6 @@ def test_category_without_masks(root_with_lid: Path, caplog: pytest.LogCaptureFi
     # The same images in the same sets as with masks.
     assert Counter(unified.train_data.samples.category)["lid"] == 6
     assert Counter(unified.val_data.samples.category)["lid"] == 6
-
-
-def test_anomalib_still_cannot_read_a_category_without_masks(root_with_lid: Path) -> None:
-    """Once this fails, ``image_level_folder`` can go."""
-    with pytest.raises(ValueError, match="equal len keys"):
-        MVTecAD(root=root_with_lid, category="lid").setup()
 
 
 def _as_btech(root: Path) -> None:

@@ -9,7 +9,7 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from PIL import Image
 
 from anomalib_unias import UniAS
-from anomalib_unias.models.components.checkpoint import CheckpointFileError
+from anomalib_unias.compat.checkpoints import CheckpointFileError
 
 CONTENTS = {
     "list": [None],

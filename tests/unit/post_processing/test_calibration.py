@@ -14,7 +14,7 @@ from anomalib_unias.post_processing.calibration_data import (
     map_statistics,
     shrink,
 )
-from anomalib_unias.post_processing.clusters import describe
+from anomalib_unias.post_processing.clusters import image_descriptors
 from anomalib_unias.post_processing.encoders import FeatureLayerError, FeatureTap, feature_maps
 from anomalib_unias.post_processing.fitting import (
     CalibrationOptions,
@@ -48,7 +48,7 @@ def data(images: int = 20, bias: float = 1.0, seed: int = 0, *, unseen: bool = F
     noise = (0.1 * torch.randn(len(product), 2, generator=generator)).exp()
     level, height = (bias * LEVELS[product] * noise).unbind(dim=1)
     return CalibrationData(
-        descriptors=describe([maps]),
+        descriptors=image_descriptors([maps]),
         statistics=torch.stack([level, level + height, height / 5, level / 2], dim=1),
         scores=level + height,
         categories=["abc"[k] for k in product],
@@ -277,5 +277,5 @@ def test_statistics_of_maps() -> None:
 def test_large_feature_maps_shrink_and_keep_their_mean() -> None:
     features = torch.rand(2, 3, 56, 28)
     assert shrink(features).shape == (2, 3, 7, 7)
-    torch.testing.assert_close(describe([shrink(features)]), describe([features]))
+    torch.testing.assert_close(image_descriptors([shrink(features)]), image_descriptors([features]))
     assert shrink(torch.rand(1, 3, 1, 5)).shape == (1, 3, 1, 5)

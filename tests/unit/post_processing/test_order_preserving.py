@@ -68,8 +68,6 @@ def test_strong_and_very_strong_defects_differ_where_anomalib_clamps() -> None:
     arguments = (scores, torch.tensor(0.0), torch.tensor(2.0), torch.tensor(0.2))
     assert (normalize(*arguments).diff() > 0).all()
     assert normalize(*arguments).diff()[4:7].min() > 1e-3  # visible in print
-    # anomalib 2.7.0: FAILS once it no longer clamps; then this post-processor needs its thresholds only.
-    assert PostProcessor._normalize(*arguments).unique().numel() == 5
 
 
 def test_no_kink_where_the_validated_range_ends() -> None:

@@ -12,56 +12,17 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import Compose, Resize
 
+from anomalib_unias.compat.checkpoints import CheckedCheckpointIO
+from anomalib_unias.compat.scores import SCORE_BUFFERS
 from anomalib_unias.pre_processing import exportable_transform
 
 logger = logging.getLogger(__name__)
 
 _SIZE_KEY = "anomalib_unias_image_size"
-# Of anomalib's post-processor.
-_SCORE_BUFFERS = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
 
 
 class ArchitectureMismatchError(ValueError):
     """A checkpoint of another architecture than that of the model it is loaded into."""
-
-
-class CheckpointFileError(ValueError):
-    """A file is no checkpoint that Lightning can read: damaged, or of something else."""
-
-
-class CheckedCheckpointIO(AnomalibCheckpointIO):
-    """Reads checkpoints as anomalib does, and says which file is none."""
-
-    def load_checkpoint(  # type: ignore[override]  # as anomalib's
-        self, path: str | Path, map_location: Any = None, weights_only: bool = True
-    ) -> dict[str, Any]:
-        """Read a checkpoint.
-
-        Args:
-            path (str | Path): File.
-            map_location (Any): See ``torch.load``. Defaults to ``None``.
-            weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
-
-        Returns:
-            dict[str, Any]: What Lightning has saved.
-
-        Raises:
-            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
-            OSError: If it cannot be opened.
-        """
-        try:
-            checkpoint = super().load_checkpoint(path, map_location, weights_only)
-        except OSError:
-            raise
-        except Exception as error:  # unpickling a damaged file raises nearly everything
-            # Around the reason torch says how to read the file unsafely.
-            reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-            raise _no_checkpoint(path, f"{type(error).__name__}: {reason}") from error
-        if not isinstance(checkpoint, dict):
-            raise _no_checkpoint(path, f"it holds a {type(checkpoint).__name__}")
-        if missing := {"state_dict", "pytorch-lightning_version"} - checkpoint.keys():
-            raise _no_checkpoint(path, f"it has no {' and no '.join(sorted(missing))}")
-        return checkpoint
 
 
 class SizedCheckpoint(nn.Module):
@@ -163,16 +124,9 @@ class SizedCheckpoint(nn.Module):
                 **kwargs,
             )
         except Exception:
-            # Lightning 2.6 raises a KeyError or the like for a file of another content, without its name.
+            # Of a file that is none, this error says so and names it.
             CheckedCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, "cpu", weights_only)  # type: ignore[attr-defined]
             raise
-
-
-def _no_checkpoint(path: str | Path, reason: str) -> CheckpointFileError:
-    return CheckpointFileError(
-        f"{path} cannot be read as a checkpoint: {reason}. Give a file *.ckpt that training has written; one that is "
-        "damaged has to be copied again."
-    )
 
 
 def forget_scores(checkpoint: dict[str, Any]) -> None:
@@ -184,7 +138,7 @@ def forget_scores(checkpoint: dict[str, Any]) -> None:
     state = checkpoint["state_dict"]
     for key in [key for key in state if key.startswith("post_processor.calibration.")]:
         del state[key]
-    for name in _SCORE_BUFFERS:
+    for name in SCORE_BUFFERS:
         if (key := f"post_processor.{name}") in state:
             state[key] = torch.full_like(state[key], torch.nan)
     if (configuration := checkpoint.get("anomalib_post_processor_config")) is not None:

@@ -10,14 +10,13 @@ from anomalib.data import Batch, ImageBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torchvision.transforms.v2 import Compose, Normalize
 
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.callbacks import ExactResume, FlushDenormals, RunLength, TrainingData
+from anomalib_unias.compat.trainer import AttachedBeforeLimits, can_clip_fused
 from anomalib_unias.data.image_check import ImageCheck
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
@@ -29,7 +28,7 @@ from .export import QuantizableExport
 LRSchedule = Literal["step", "one_cycle"]
 
 
-class UnifiedDetector(SizedCheckpoint, QuantizableExport, LightningModule):  # type: ignore[misc]  # two of Lightning
+class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):  # type: ignore[misc]  # two of Lightning
     """Parts, length of a run, validation, refusals, checkpoints and export of a model for many products.
 
     A base class to be named before ``AnomalibModule``, whose direct subclasses anomalib takes for models. The model
@@ -57,17 +56,13 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, LightningModule):  # t
         """
         return UnifiedEvaluator()
 
-    @property
-    def trainer(self) -> Trainer:
-        """The trainer that the model is attached to."""
-        return super().trainer
+    def on_attach_to_fit(self, trainer: Trainer) -> None:
+        """Give the run its default length.
 
-    @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
-        # No hook comes before Lightning replaces a missing limit by 1000 epochs.
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            RunLength.of(trainer).begin(trainer, self, self.training_steps)
+        Args:
+            trainer (Trainer): Has not looked at its limits yet.
+        """
+        RunLength.of(trainer).begin(trainer, self, self.training_steps)
 
     def configure_callbacks(self) -> list[Callback]:
         """What happens around the training.
@@ -146,8 +141,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, LightningModule):  # t
             OptimizerLRScheduler: Optimiser and scheduler, stepped after every batch.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        # Lightning 2.x does not clip the gradients of a fused optimiser in mixed precision.
-        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        fused = can_clip_fused(self.trainer)
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=fused)
         steps = self.planned_steps()
         scheduler: LRScheduler

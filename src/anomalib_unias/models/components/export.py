@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
-from anomalib.models.components.base.export_mixin import ExportMixin
 from torchmetrics import Metric
+
+from anomalib_unias.compat.export import QUIET_ONNX, OwnQuantization, modes_kept
 
 if TYPE_CHECKING:
     import openvino as ov
 
 
-class QuantizableExport(ExportMixin):
+class QuantizableExport(OwnQuantization):
     """Export that leaves the model as it was, says what it is, and whose eight-bit versions keep the anomaly maps.
 
     A base class to be named before ``AnomalibModule`` or any model of anomalib.
@@ -26,7 +27,7 @@ class QuantizableExport(ExportMixin):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> Path:
-        """Export to ONNX. Anomalib 2.7.0 leaves a model in evaluation mode, so that training would not go on.
+        """Export to ONNX.
 
         Args:
             export_root (Path | str): Folder.
@@ -39,12 +40,10 @@ class QuantizableExport(ExportMixin):
             Path: The file.
         """
         from anomalib_unias.deploy.model_info import describe_export
-        from anomalib_unias.deploy.predictions import QUIET_ONNX
 
-        training = {module: module.training for module in self.modules()}  # type: ignore[attr-defined]
-        path = super().to_onnx(export_root, model_file_name, input_size, **{"optimize": False, **QUIET_ONNX, **kwargs})
-        for module, was_training in training.items():
-            module.training = was_training
+        arguments = {"optimize": False, **QUIET_ONNX, **kwargs}
+        with modes_kept(self):  # type: ignore[arg-type]
+            path = super().to_onnx(export_root, model_file_name, input_size, **arguments)
         describe_export(path, self)  # type: ignore[arg-type]
         return path
 
@@ -106,24 +105,21 @@ class QuantizableExport(ExportMixin):
         return path
 
     @staticmethod
-    def _post_training_quantization_ov(model: "ov.Model", datamodule: AnomalibDataModule | None = None) -> "ov.Model":
+    def quantize(model: "ov.Model", datamodule: AnomalibDataModule | None) -> "ov.Model":
+        """Quantise the decoder alone."""
         from anomalib_unias.deploy.quantization import quantize_post_training
 
         return quantize_post_training(model, _require(datamodule))
 
     @staticmethod
-    def _accuracy_control_quantization_ov(
-        model: "ov.Model",
-        datamodule: AnomalibDataModule | None = None,
-        metric: Metric | None = None,
-        task: TaskType | None = None,
-        max_drop: float = 0.01,
+    def quantize_with_metric(
+        model: "ov.Model", datamodule: AnomalibDataModule | None, metric: Metric | None, max_drop: float
     ) -> "ov.Model":
+        """Quantise the decoder alone, without the layers that cost accuracy."""
         from anomalib.metrics import F1Score
 
         from anomalib_unias.deploy.quantization import quantize_with_accuracy_control
 
-        del task  # the metric says what counts
         metric = metric or F1Score(fields=["pred_label", "gt_label"])
         return quantize_with_accuracy_control(model, _require(datamodule), metric, max_drop)
 

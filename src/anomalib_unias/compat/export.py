@@ -1,0 +1,113 @@
+"""What anomalib does around ONNX and OpenVINO."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule
+from anomalib.models.components.base.export_mixin import ExportMixin
+from torch import nn
+from torchmetrics import Metric
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
+"""The opset that the exporter of torch writes. anomalib 2.7.0 asks for 14: the exporter then tries to convert its file,
+prints the traceback of a failure, and leaves the file as it is."""
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Change the working directory: anomalib 2.7.0 writes the model cache of OpenVINO there.
+
+    Args:
+        folder (Path): Working directory inside the ``with`` block.
+
+    Yields:
+        None: Nothing.
+    """
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put every part of a module back into the mode, training or evaluation, that it was in.
+
+    An export of anomalib 2.7.0 leaves a model in evaluation mode, so that its training would not go on; and ``train()``
+    would wake parts that were in evaluation mode.
+
+    Args:
+        module (nn.Module): May be set to another mode inside the ``with`` block.
+
+    Yields:
+        None: Nothing.
+    """
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+class OwnQuantization(ExportMixin):
+    """An export whose quantisation can be replaced.
+
+    anomalib 2.7.0 lets nncf quantise a whole graph, and keeps in private functions what would have to be overridden.
+    """
+
+    @staticmethod
+    def quantize(model: "ov.Model", datamodule: AnomalibDataModule | None) -> "ov.Model":
+        """Quantise for ``INT8_PTQ``.
+
+        Args:
+            model (ov.Model): In full precision.
+            datamodule (AnomalibDataModule | None): What the export was given.
+
+        Returns:
+            ov.Model: With eight bits.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def quantize_with_metric(
+        model: "ov.Model", datamodule: AnomalibDataModule | None, metric: Metric | None, max_drop: float
+    ) -> "ov.Model":
+        """Quantise for ``INT8_ACQ``.
+
+        Args:
+            model (ov.Model): In full precision.
+            datamodule (AnomalibDataModule | None): What the export was given.
+            metric (Metric | None): What is kept; ``None`` is for the model to choose.
+            max_drop (float): Largest loss of the metric.
+
+        Returns:
+            ov.Model: With eight bits.
+        """
+        raise NotImplementedError
+
+    # Static in anomalib, called on the model.
+    def _post_training_quantization_ov(  # type: ignore[override]
+        self, model: "ov.Model", datamodule: AnomalibDataModule | None = None
+    ) -> "ov.Model":
+        return self.quantize(model, datamodule)
+
+    def _accuracy_control_quantization_ov(  # type: ignore[override]
+        self,
+        model: "ov.Model",
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+    ) -> "ov.Model":
+        del task  # the metric says what counts
+        return self.quantize_with_metric(model, datamodule, metric, max_drop)
