@@ -155,7 +155,7 @@ def train(
     engine = Engine(default_root_dir=folder, **defaults | dict(arguments) | {"callbacks": callbacks})
     datamodule = group.datamodule(seed)
     started = time.perf_counter()
-    with _cache_folder(folder) if own_features else nullcontext():
+    with own_cache(folder) if own_features else nullcontext():
         engine.fit(model, datamodule=datamodule)
     seconds = time.perf_counter() - started
     flat = next((callback.flat for callback in callbacks if isinstance(callback, FlatLoss)), None)
@@ -165,8 +165,12 @@ def train(
 
 
 @contextmanager
-def _cache_folder(folder: str) -> Iterator[None]:
-    """Let another folder be that of the user's cache, as far as the system (Linux) lets one choose."""
+def own_cache(folder: str) -> Iterator[None]:
+    """Let another folder be that of the user's cache, as far as the system (Linux) lets one choose.
+
+    Args:
+        folder (str): The folder.
+    """
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = folder
     try:

@@ -31,6 +31,7 @@ from anomalib.models.components.sampling import KCenterGreedy
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.utils.path import generate_output_filename
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -576,3 +577,26 @@ def test_anomalib_still_copies_all_patches_for_each_choice() -> None:
     with Sizes():
         selection.update_distances(0)
     assert max(sizes) == 50 * 16
+
+
+# --- malformed input that libraries do not name: the crashes in benchmarks/results/robustness.csv ---------------------
+
+
+def test_jsonargparse_still_does_not_name_a_configuration_that_is_no_text(tmp_path: Path) -> None:
+    """``anomalib train --config FILE`` fails before this package is called."""
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(b"seed: \xff\n")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    with pytest.raises(UnicodeDecodeError) as error:
+        parser.parse_args(["--config", str(path)])
+    assert path.name not in str(error.value)
+
+
+def test_anomalib_still_does_not_name_a_table_that_is_none(tmp_path: Path) -> None:
+    """``Tabular.from_file`` fails before this package is called."""
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"image_path,\xff\n")
+    with pytest.raises(UnicodeDecodeError) as error:
+        Tabular.from_file("table", path)
+    assert path.name not in str(error.value)
