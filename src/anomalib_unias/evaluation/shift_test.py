@@ -79,7 +79,8 @@ def measure_shift(
         ``strength`` is 0 (``shift`` is ``none``) to 3. NaN where undefined, also without a threshold.
     """
     evaluator, visualizer = model.evaluator, model.visualizer
-    model.evaluator, model.visualizer = UnifiedEvaluator(validation=(), print_table=False, log="stock"), None
+    only_images = UnifiedEvaluator(validation=(), print_table=False, log="stock", test_pixels=False)
+    model.evaluator, model.visualizer = only_images, None
     try:
         rows = [(NO_SHIFT, 0, 0.0, *row) for row in _rows(_tested(model, data, []), seed)]
         for shift in shifts:

@@ -64,6 +64,7 @@ class UnifiedEvaluator(Evaluator):
         max_rows (int): Number of ranges between which pixel scores are told apart, per category, at least 560.
             Defaults to ``131072``.
         fpr_limit (float): False positive rate up to which ``aupro`` is integrated. Defaults to ``0.3``.
+        test_pixels (bool): Whether a test looks at maps and masks, which is most of its work. Defaults to ``True``.
 
     Raises:
         ValueError: If ``validation`` or ``log`` names something that does not exist.
@@ -81,6 +82,7 @@ class UnifiedEvaluator(Evaluator):
         exact: bool = False,
         max_rows: int = 2**17,
         fpr_limit: float = 0.3,
+        test_pixels: bool = True,
     ) -> None:
         super().__init__(compute_on_cpu=False)
         if unknown := set(validation) - {*IMAGE_METRICS, *PIXEL_METRICS}:
@@ -94,6 +96,7 @@ class UnifiedEvaluator(Evaluator):
         self.logged = log
         self.print_table = print_table
         self.fpr_limit = fpr_limit
+        self.test_pixels = test_pixels
         self.max_rows = None if exact else max_rows
         self._new_pixel_metrics = partial(PixelMetrics, exact=exact, max_rows=max_rows, fpr_limit=fpr_limit)
         self._new_pixel_metrics()  # wrong arguments fail here, not at the end of training
@@ -197,7 +200,10 @@ class UnifiedEvaluator(Evaluator):
         del outputs
         loader = one_of(trainer.test_dataloaders, dataloader_idx)
         post_processor = getattr(pl_module, "post_processor", None)
-        _collect(self._tested, batch, self._raw_scores.pop(), trainer, loader, batch_idx, post_processor)
+        scores = self._raw_scores.pop()
+        if not self.test_pixels:
+            scores = scores._replace(pixel=None)
+        _collect(self._tested, batch, scores, trainer, loader, batch_idx, post_processor)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the metrics."""

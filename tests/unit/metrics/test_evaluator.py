@@ -169,6 +169,16 @@ def test_pixels_and_regions_of_each_image(exact: bool) -> None:
     assert evaluator.regions.set_index("image_path")["peak"][defective.index].tolist() == pytest.approx(expected)
 
 
+def test_without_pixels_images_are_tested_alike(tested) -> None:
+    images, values, evaluator = tested
+    found, without = run(images, test_pixels=False)
+    same = ["mean_image_auroc", "mixed_image_ap", "a/image_f1max", "mixed_false_alarm_rate"]
+    assert {name: found[name] for name in same} == {name: values[name] for name in same}
+    assert np.isnan([found["mean_pixel_ap"], found["mixed_aupro"]]).all()
+    assert not len(without.regions)
+    assert len(without.images) == len(evaluator.images)
+
+
 def test_test_set_without_defects() -> None:
     images = make_images(count=12)
     images.masks[:] = False
