@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from runpy import run_path
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_unias.deploy import InspectionError, ThroughputInferencer
+from anomalib_unias.deploy import InspectionError, ThroughputInferencer, WebhookSink
 from anomalib_unias.deploy.commands import inspect
 from anomalib_unias.deploy.inspection import run_inspection
+from local_servers import MjpegServer, WebServer
 
 write_toy_model = run_path(str(Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"))["write_toy_model"]
 COMMAND = Path(sys.executable).parent / "anomalib-unias"
@@ -183,6 +185,50 @@ def test_an_image_that_the_model_cannot_compute_is_an_error(model, folder, tmp_p
     monkeypatch.setattr("anomalib_unias.deploy.sources.ImageSource.read", lambda _: np.zeros((8, 8, 4), np.uint8))
     assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 6
     assert all("cannot be computed" in entry["error"] for entry in entries(tmp_path / "out.jsonl"))
+
+
+def test_results_go_to_a_web_server_too(line, folder, tmp_path, caplog):
+    server = WebServer()
+    server.start()
+    server.answers = [200, 403]
+    sinks = [WebhookSink(server.url)]
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl", sinks=sinks) == 1
+    server.stop()
+    written = entries(tmp_path / "out.jsonl")
+    assert len(written) == 6
+    assert server.taken == [written[0], *written[2:]]
+    assert f"6 images, 3 with remarks, 1 results that did not arrive at {server.url}." in caplog.text
+
+
+def test_a_stream_is_inspected_until_it_does_not_come_back(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_unias.deploy.streams._SHORTEST_DELAY", 0.01)
+    server, stream, output = WebServer(), MjpegServer(frames_each=5), tmp_path / "out.jsonl"
+    server.start()
+    threading.Timer(1, stream.stop).start()
+    with pytest.raises(SystemExit) as ended:
+        inspect(model, stream.url, output=output, overlays=tmp_path / "overlays", webhook=server.url)
+    server.stop()
+    assert ended.value.code == 1
+    *frames, last = entries(output)
+    assert frames
+    assert all(entry["image"].startswith(f"{stream.url}#") and entry["score"] < 1 for entry in frames)
+    assert "gives no frames, after 5 attempts" in last["error"]
+    assert server.taken == entries(output)
+    assert len(list((tmp_path / "overlays").iterdir())) == len(frames)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "http://127.0.0.1:9/none.mjpg"}, "ConnectionError: http://127.0.0.1:9/none.mjpg gives no frames"),
+        ({"source": "images", "mqtt": "tcp://broker"}, "InspectionError: Expected mqtt://broker/topic"),
+        ({"source": "images", "webhook": "broker"}, "InspectionError: Expected http://server/path"),
+    ],
+)
+def test_wrong_sources_and_sinks_end_with_a_sentence(model, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("anomalib_unias.deploy.streams._SHORTEST_DELAY", 0.01)
+    with pytest.raises(SystemExit, match=message):
+        inspect(model, output=tmp_path / "out.jsonl", **arguments)
 
 
 def write_photographs(folder, count, lamp, seed):
