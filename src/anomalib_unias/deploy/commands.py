@@ -15,6 +15,7 @@ from anomalib_unias.deploy.adaptation import adapt_export
 from anomalib_unias.deploy.drift import DriftWatch
 from anomalib_unias.deploy.errors import ExportedModelError, InspectionError
 from anomalib_unias.deploy.inspection import run_inspection
+from anomalib_unias.deploy.inspection_report import report_inspection, require_apart
 from anomalib_unias.deploy.model_info import describe_export
 from anomalib_unias.deploy.mqtt import MqttSink
 from anomalib_unias.deploy.parity import check_export_parity
@@ -30,6 +31,7 @@ def inspect(
     source: str,
     output: Path | None = None,
     overlays: Path | None = None,
+    report: Path | None = None,
     mqtt: str | None = None,
     webhook: str | None = None,
     watch: bool = False,
@@ -51,6 +53,8 @@ def inspect(
             stream.
         output (Path | None): File for the lines. Defaults to ``None``: the standard output.
         overlays (Path | None): Folder for pictures of the regions, not in the source. Defaults to ``None``: none.
+        report (Path | None): Folder for a page at the end, not in the source: highest scores, counts, histogram.
+            Defaults to ``None``: none.
         mqtt (str | None): Publish each line at a broker, too: ``mqtt://broker/topic``. Defaults to ``None``: none.
         webhook (str | None): Post each line to a web server, too: ``https://server/path``. Defaults to ``None``: none.
         watch (bool): Wait for images that are added to the folder or replaced in it, and for ever for a stream that is
@@ -65,6 +69,8 @@ def inspect(
         window (int): How many of the last images are compared with it. Defaults to ``200``.
     """
     try:
+        if report is not None:
+            require_apart(Path(source), report, output)
         drift = None if reference is None else DriftWatch.read(reference, window)
         line = ThroughputInferencer(model, device=device, hint=hint, readers=readers)
         sinks: list[Sink] = [MqttSink(mqtt)] if mqtt else []
@@ -78,6 +84,8 @@ def inspect(
             drift=drift,
             sinks=sinks,
         )
+        if report is not None and output is not None and (page := report_inspection(line, source, output, report)):
+            logger.info("Wrote %s.", page)
     except BrokenPipeError:
         # Nobody reads the standard output any more. Python would write to it once again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -220,10 +220,24 @@ def last_results(output: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InspectionError: If a line is no result.
     """
+    return {name: entry for name, entry in last_lines(output).items() if "error" not in entry}
+
+
+def last_lines(output: Path) -> dict[str, dict[str, Any]]:
+    """Read the last line of each image of an inspection.
+
+    Args:
+        output (Path): File of JSON lines.
+
+    Returns:
+        dict[str, dict[str, Any]]: Lines as :func:`describe` makes them, by the names of the images.
+
+    Raises:
+        InspectionError: If a line is no result.
+    """
     lines = output.read_bytes().splitlines()
     entries = [_entry(output, number, line) for number, line in enumerate(lines, start=1)]
-    last = {entry["image"]: entry for entry in entries}
-    return {name: entry for name, entry in last.items() if "error" not in entry}
+    return {entry["image"]: entry for entry in entries}
 
 
 def _state(entry: dict[str, Any]) -> State | None:

@@ -68,10 +68,10 @@ def watch_stream(source: str, tries: int | None = 5) -> Iterator[ImageSource | N
             yield from _pause(min(_SHORTEST_DELAY * 2 ** (failed - 1), _LONGEST_DELAY))
         with _Frames(lambda: _open(source)) as frames:
             for frame in frames:
-                yield None if frame is None else ImageSource(f"{name}#{_now()}", frame)
                 if frame is not None:
                     failed, seen = 0, True
                     outage.end()
+                yield None if frame is None else ImageSource(f"{name}#{_now()}", frame)
         failed += 1
         outage.begin("there are no frames" if failed == 1 and seen else "it cannot be opened")
     problem = f"{name} gives no frames, after {failed} attempts: look at the camera, the network, and the name."
