@@ -1,6 +1,7 @@
 """Exported models: parity with training, and inspection on a production line."""
 
 from anomalib_unias.deploy.adaptation import adapt_export
+from anomalib_unias.deploy.batches import BatchInspector
 from anomalib_unias.deploy.errors import ExportedModelError, InspectionError, UnreadableImageError
 from anomalib_unias.deploy.inspection import run_inspection
 from anomalib_unias.deploy.model_info import describe_export
@@ -13,6 +14,7 @@ from anomalib_unias.deploy.throughput_inferencer import Inspected, ThroughputInf
 from anomalib_unias.deploy.webhook import WebhookSink
 
 __all__ = [
+    "BatchInspector",
     "ExportedModelError",
     "ImageSource",
     "Inspected",

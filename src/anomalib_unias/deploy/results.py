@@ -76,7 +76,7 @@ class ResultWriter:
         Args:
             result (Inspected): Result or error.
         """
-        result = _with_a_number(result)
+        result = with_a_number(result)
         name = result.source.name
         # In this order: an image that has a line is not inspected again.
         if self._overlays is not None and result.pixels is not None:
@@ -174,8 +174,15 @@ def describe(result: Inspected) -> dict[str, Any]:
     }
 
 
-def _with_a_number(result: Inspected) -> Inspected:
-    """The result, or an error if the score is no number, which compares as good with any threshold."""
+def with_a_number(result: Inspected) -> Inspected:
+    """Turn a result whose score is no number into an error: it would compare as good with any threshold.
+
+    Args:
+        result (Inspected): Result or error.
+
+    Returns:
+        Inspected: The same, or an error.
+    """
     if result.error is not None or np.isfinite(result.score):
         return result
     error = UnreadableImageError(f"{result.source.name}: the score of the model is {result.score}, no number")
