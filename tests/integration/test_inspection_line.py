@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from runpy import run_path
@@ -14,9 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_unias.deploy import InspectionError, ThroughputInferencer
+from anomalib_unias.deploy import InspectionError, ThroughputInferencer, WebhookSink, describe_export
 from anomalib_unias.deploy.commands import inspect
 from anomalib_unias.deploy.inspection import run_inspection
+from anomalib_unias.deploy.inspection_report import report_inspection
+from local_servers import MjpegServer, WebServer
 
 write_toy_model = run_path(str(Path(__file__).parents[1] / "unit" / "deploy" / "exported_toy.py"))["write_toy_model"]
 COMMAND = Path(sys.executable).parent / "anomalib-unias"
@@ -183,6 +188,91 @@ def test_an_image_that_the_model_cannot_compute_is_an_error(model, folder, tmp_p
     monkeypatch.setattr("anomalib_unias.deploy.sources.ImageSource.read", lambda _: np.zeros((8, 8, 4), np.uint8))
     assert run_inspection(line, folder, output=tmp_path / "out.jsonl") == 6
     assert all("cannot be computed" in entry["error"] for entry in entries(tmp_path / "out.jsonl"))
+
+
+def test_results_go_to_a_web_server_too(line, folder, tmp_path, caplog):
+    server = WebServer()
+    server.start()
+    server.answers = [200, 403]
+    sinks = [WebhookSink(server.url)]
+    assert run_inspection(line, folder, output=tmp_path / "out.jsonl", sinks=sinks) == 1
+    server.stop()
+    written = entries(tmp_path / "out.jsonl")
+    assert len(written) == 6
+    assert server.taken == [written[0], *written[2:]]
+    assert f"6 images, 3 with remarks, 1 results that did not arrive at {server.url}." in caplog.text
+
+
+def test_a_stream_is_inspected_until_it_does_not_come_back(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_unias.deploy.streams._SHORTEST_DELAY", 0.01)
+    server, stream, output = WebServer(), MjpegServer(frames_each=5), tmp_path / "out.jsonl"
+    server.start()
+    threading.Timer(1, stream.stop).start()
+    with pytest.raises(SystemExit) as ended:
+        inspect(model, stream.url, output=output, overlays=tmp_path / "overlays", webhook=server.url)
+    server.stop()
+    assert ended.value.code == 1
+    *frames, last = entries(output)
+    assert frames
+    assert all(entry["image"].startswith(f"{stream.url}#") and entry["score"] < 1 for entry in frames)
+    assert "gives no frames, after 5 attempts" in last["error"]
+    assert server.taken == entries(output)
+    assert len(list((tmp_path / "overlays").iterdir())) == len(frames)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "http://127.0.0.1:9/none.mjpg"}, "ConnectionError: http://127.0.0.1:9/none.mjpg gives no frames"),
+        ({"source": "images", "mqtt": "tcp://broker"}, "InspectionError: Expected mqtt://broker/topic"),
+        ({"source": "images", "webhook": "broker"}, "InspectionError: Expected http://server/path"),
+    ],
+)
+def test_wrong_sources_and_sinks_end_with_a_sentence(model, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("anomalib_unias.deploy.streams._SHORTEST_DELAY", 0.01)
+    with pytest.raises(SystemExit, match=message):
+        inspect(model, output=tmp_path / "out.jsonl", **arguments)
+
+
+def test_a_report_of_a_folder(model, folder, tmp_path):
+    described = Path(shutil.copy(model, tmp_path / "model.xml"))
+    shutil.copy(model.with_suffix(".bin"), tmp_path / "model.bin")
+    describe_export(described)
+    write_image(folder / "b" / "6.png")
+    (folder / "b" / "7.png").write_bytes(b"nonsense")
+    (folder / os.fsdecode(b"\xff<.png")).write_bytes((folder / "1.png").read_bytes())
+    with pytest.raises(SystemExit) as ended:
+        inspect(described, folder, output=tmp_path / "out.jsonl", report=tmp_path / "report")
+    assert ended.value.code == 1
+    text = (tmp_path / "report" / "index.html").read_text()
+    tiles = dict(re.findall(r"<h3>(.*?)</h3><p class=\"value\">(\d+)</p>", text))
+    assert tiles == {"Images": "9", "Good": "4", "Anomalous": "4", "Without a result": "1", "With remarks": "4"}
+    rows = re.findall(r"<th scope=\"row\">(.*?)</th><td>(\d+)</td>.*<td>(\S+)</td></tr>", text)
+    assert rows == [(str(folder), "7", "1"), (str(folder / "b"), "2", "0.1176")]
+    shown = re.findall(r'<img src="(gallery/.*?)" .*?\n\n?<figcaption><b>(\w+)</b> <span>score (\S+)</span>', text)
+    assert [(label, score) for _, label, score in shown] == 4 * [("anomalous", "1")] + 4 * [("good", "0.1176")]
+    assert all(cv2.imread(str(tmp_path / "report" / file)) is not None for file, *_ in shown)
+    assert "The threshold of the model is 0.5." in text
+    assert "threshold 0.5" in (tmp_path / "report" / "scores.svg").read_text()
+    assert "7.png: UnidentifiedImageError" in text
+    assert "\\udcff&lt;.png" in text
+
+
+def test_a_report_after_resuming_has_all_images(line, folder, tmp_path):
+    output = tmp_path / "out.jsonl"
+    run_inspection(line, folder, output=output)
+    (folder / "1.png").unlink()
+    text = report_inspection(line, folder, output, tmp_path / "report", pictures=2).read_text()
+    assert re.findall(r"<figure>(.{10})", text) == ['<p class="', '<img src="']
+    assert "does not tell its threshold" in text
+    (tmp_path / "empty").touch()
+    assert report_inspection(line, folder, tmp_path / "empty", tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"output": "out.jsonl"}])
+def test_reports_that_cannot_be(model, folder, options):
+    with pytest.raises(SystemExit, match=r"give a file for them|would be inspected as well"):
+        inspect(model, folder, report=folder / "report", **options)
 
 
 def write_photographs(folder, count, lamp, seed):

@@ -1,5 +1,6 @@
 """Exports in the form that programs demand which cannot take them as they are."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,10 @@ from openvino import opset13 as ops
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from anomalib_unias.deploy.errors import ExportedModelError
-from anomalib_unias.deploy.model_info import OUTPUTS, model_info, read_model_info, set_model_info
+from anomalib_unias.deploy.model_info import OUTPUTS, doubts, model_info, read_model_info, set_model_info
 from anomalib_unias.deploy.openvino_core import read_export
+
+logger = logging.getLogger(__name__)
 
 Consumer = Literal["model_api", "dl_streamer"]
 
@@ -44,7 +47,11 @@ def adapt_export(path: str | Path, output: str | Path, consumer: Consumer) -> Pa
     if output.suffix != ".xml" or output.resolve() == Path(path).resolve():
         msg = f"output is a new IR, *.xml, got {output}."
         raise ValueError(msg)
-    adapted = adapters[consumer](read_export(path))
+    model = read_export(path)
+    doubtful = doubts(model)
+    adapted = adapters[consumer](model)
+    for sentence in doubtful:
+        logger.warning("%s: %s.", path, sentence)
     output.parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(adapted, output, compress_to_fp16=False)
     return output

@@ -15,18 +15,25 @@ from anomalib_unias.deploy.adaptation import adapt_export
 from anomalib_unias.deploy.drift import DriftWatch
 from anomalib_unias.deploy.errors import ExportedModelError, InspectionError
 from anomalib_unias.deploy.inspection import run_inspection
+from anomalib_unias.deploy.inspection_report import report_inspection, require_apart
 from anomalib_unias.deploy.model_info import describe_export
+from anomalib_unias.deploy.mqtt import MqttSink
 from anomalib_unias.deploy.parity import check_export_parity
+from anomalib_unias.deploy.sinks import Sink
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
+from anomalib_unias.deploy.webhook import WebhookSink
 
 logger = logging.getLogger(__name__)
 
 
 def inspect(
     model: Path,
-    source: Path,
+    source: str,
     output: Path | None = None,
     overlays: Path | None = None,
+    report: Path | None = None,
+    mqtt: str | None = None,
+    webhook: str | None = None,
     watch: bool = False,
     resume: bool = False,
     device: str = "CPU",
@@ -35,17 +42,23 @@ def inspect(
     reference: Path | None = None,
     window: int = 200,
 ) -> None:
-    """Inspect a folder, a list, a video or an image with an exported model: one JSON line for each image.
+    """Inspect a folder, a list, a video, an image or a stream with an exported model: one JSON line for each image.
 
-    Ends with 1 if an image could not be inspected, or a result could not be written. SIGINT and SIGTERM end it after
-    the images that were begun.
+    Ends with 1 if an image could not be inspected, or a result could not be written or delivered. SIGINT and SIGTERM
+    end it after the images that were begun.
 
     Args:
         model (Path): Export of anomalib, ``*.xml`` or ``*.onnx``.
-        source (Path): Folder, text file ``*.txt`` with a path per line, video, or image.
+        source (str): Folder, text file ``*.txt`` with a path per line, video, or image; ``camera:0``, or the URL of a
+            stream.
         output (Path | None): File for the lines. Defaults to ``None``: the standard output.
         overlays (Path | None): Folder for pictures of the regions, not in the source. Defaults to ``None``: none.
-        watch (bool): Wait for images that are added to the folder or replaced in it. Defaults to ``False``.
+        report (Path | None): Folder for a page at the end, not in the source: highest scores, counts, histogram.
+            Defaults to ``None``: none.
+        mqtt (str | None): Publish each line at a broker, too: ``mqtt://broker/topic``. Defaults to ``None``: none.
+        webhook (str | None): Post each line to a web server, too: ``https://server/path``. Defaults to ``None``: none.
+        watch (bool): Wait for images that are added to the folder or replaced in it, and for ever for a stream that is
+            lost. Defaults to ``False``.
         resume (bool): Go on with an output, leaving out the images that have a result and did not change since.
             Defaults to ``False``.
         device (str): Device of OpenVINO. Defaults to ``"CPU"``.
@@ -56,11 +69,23 @@ def inspect(
         window (int): How many of the last images are compared with it. Defaults to ``200``.
     """
     try:
+        if report is not None:
+            require_apart(Path(source), report, output)
         drift = None if reference is None else DriftWatch.read(reference, window)
         line = ThroughputInferencer(model, device=device, hint=hint, readers=readers)
+        sinks: list[Sink] = [MqttSink(mqtt)] if mqtt else []
+        sinks += [WebhookSink(webhook)] if webhook else []
         problems = run_inspection(
-            line, source, output=output, overlays=overlays, watch=watch, resume=resume, drift=drift
+            *(line, source),
+            output=output,
+            overlays=overlays,
+            watch=watch,
+            resume=resume,
+            drift=drift,
+            sinks=sinks,
         )
+        if report is not None and output is not None and (page := report_inspection(line, source, output, report)):
+            logger.info("Wrote %s.", page)
     except BrokenPipeError:
         # Nobody reads the standard output any more. Python would write to it once again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

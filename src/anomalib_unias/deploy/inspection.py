@@ -1,9 +1,9 @@
-"""An inspection: one JSON line for each image of a folder, a list or a video."""
+"""An inspection: one JSON line for each image of a folder, a list, a video or a stream."""
 
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from anomalib_unias.deploy.drift import DriftWatch
 from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.results import ResultWriter, images_with_results
+from anomalib_unias.deploy.sinks import Sink
 from anomalib_unias.deploy.sources import ImageSource, find_images, watch_folder
+from anomalib_unias.deploy.streams import is_stream, watch_stream
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
 logger = logging.getLogger(__name__)
@@ -66,41 +68,47 @@ class StopRequest:
 
 def run_inspection(
     line: ThroughputInferencer,
-    source: Path,
+    source: str | Path,
     *,
     output: Path | None = None,
     overlays: Path | None = None,
     watch: bool = False,
     resume: bool = False,
     drift: DriftWatch | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> int:
     """Inspect images, and write one JSON line for each.
 
     Args:
         line (ThroughputInferencer): The model.
-        source (Path): Folder, list, video or image, see :func:`find_images`.
+        source (str | Path): Folder, list, video or image, see :func:`find_images`; camera or stream, see
+            :func:`watch_stream`.
         output (Path | None): File for the lines. Defaults to ``None``: the standard output.
         overlays (Path | None): Folder for pictures of the anomaly maps and regions, see :func:`overlay_path`.
             Defaults to ``None``: none.
-        watch (bool): Go on with images that are added to the folder or replaced in it, until SIGINT or SIGTERM.
-            Defaults to ``False``.
+        watch (bool): Go on with images that are added to the folder or replaced in it, or try for ever to connect with
+            a stream that is lost, until SIGINT or SIGTERM. Defaults to ``False``.
         resume (bool): Append to ``output``, leaving out the images that have a result there and whose file has not
             changed since. Defaults to ``False``.
         drift (DriftWatch | None): Warns when scores are no longer like those of validation. Defaults to ``None``.
+        sinks (Sequence[Sink]): Take each line, too, and are closed at the end. Defaults to none.
 
     Returns:
-        int: Number of images whose last line has an ``error``, and of lines and pictures that could not be written.
+        int: Number of images whose last line has an ``error``, and of lines and pictures that could not be written or
+        delivered.
 
     Raises:
         FileExistsError: If there is an output already and ``resume`` was not said.
         FileNotFoundError: If there is no such source.
+        ConnectionError: If a stream gives no frame.
         InspectionError: If the pictures would be inspected themselves, or the output has a line that is no result.
     """
-    _refuse_overlays_in_source(source, overlays)
+    path = Path(source)
+    _refuse_overlays_in_source(path, overlays)
     done = _results_in(output, resume)
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().listening())
-        results = stack.enter_context(ResultWriter(source, output, overlays))
+        results = stack.enter_context(ResultWriter(path, output, overlays, sinks))
         progress = stack.enter_context(_progress())
         images, count = _images(source, watch, done)
         task = progress.add_task("inspecting", total=count)
@@ -127,13 +135,16 @@ def _refuse_overlays_in_source(source: Path, overlays: Path | None) -> None:
 
 
 def _images(
-    source: Path, watch: bool, done: dict[str, State | None]
+    source: str | Path, watch: bool, done: dict[str, State | None]
 ) -> tuple[Iterator[ImageSource | None], int | None]:
     """The images without those that are done, and their number if it is known."""
+    if is_stream(str(source)):
+        return watch_stream(str(source), tries=None if watch else 5), None
+    path = Path(source)
     if watch:
-        return watch_folder(source, done=done), None
-    found = find_images(source)
-    if source.is_dir() or source.suffix == ".txt":
+        return watch_folder(path, done=done), None
+    found = find_images(path)
+    if path.is_dir() or path.suffix == ".txt":
         listed = [image for image in found if not _is_done(image, done)]
         return iter(listed), len(listed)
     return (image for image in found if not _is_done(image, done)), None

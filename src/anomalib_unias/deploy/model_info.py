@@ -16,6 +16,9 @@ from anomalib_unias.deploy.errors import ExportedModelError
 SECTION = "model_info"
 """Section of ``rt_info`` in an IR; in ONNX files metadata whose keys begin with this word and a blank."""
 
+# Where OpenVINO puts the metadata of an ONNX file.
+_OF_ONNX = "framework"
+
 FORMAT = "1"
 """``description_format``: changes when a key of the description gets another meaning."""
 
@@ -167,7 +170,7 @@ def set_model_info(model: ov.Model, info: Mapping[str, str]) -> None:
 
 
 def read_model_info(model: ov.Model) -> dict[str, str]:
-    """Read the description of an IR.
+    """Read the description of an export.
 
     Args:
         model (ov.Model): As OpenVINO has read it.
@@ -175,9 +178,15 @@ def read_model_info(model: ov.Model) -> dict[str, str]:
     Returns:
         dict[str, str]: Empty if there is none.
     """
-    if not model.has_rt_info([SECTION]):
+    if model.has_rt_info([SECTION]):
+        values = model.get_rt_info([SECTION]).astype(dict).items()
+    elif model.has_rt_info([_OF_ONNX]):
+        prefix = f"{SECTION} "
+        metadata = model.get_rt_info([_OF_ONNX]).astype(dict).items()
+        values = [(key.removeprefix(prefix), value) for key, value in metadata if key.startswith(prefix)]
+    else:
         return {}
-    return {key: str(value.astype(str)) for key, value in model.get_rt_info([SECTION]).astype(dict).items()}
+    return {key: str(value.astype(str)) for key, value in values}
 
 
 def doubts(model: ov.Model) -> list[str]:
@@ -191,12 +200,23 @@ def doubts(model: ov.Model) -> list[str]:
     """
     found = []
     info = read_model_info(model)
-    if info.get("description_format", FORMAT) != FORMAT:
+    labelled = any("pred_label" in output.get_names() for output in model.outputs)
+    if not info:
         found.append(
-            f"its description has the format {info['description_format']}, this version knows {FORMAT}: "
+            "it does not say what it is; it is taken for an export of anomalib, which takes RGB in [0, 1] and gives "
+            "normalised scores. If it is one, 'anomalib-unias describe' writes that into it"
+        )
+    elif info.get("description_format") != FORMAT:
+        found.append(
+            f"its description has the format {info.get('description_format')}, this version knows {FORMAT}: "
             "thresholds and colours may mean something else; export it again or update anomalib-unias"
         )
-    if not any("pred_label" in output.get_names() for output in model.outputs):
+    elif labelled and "image_threshold" not in info:
+        found.append(
+            "its description has no image_threshold, although it calls images good or defective: export it again, or "
+            "let 'anomalib-unias describe' write the description anew"
+        )
+    if not labelled:
         found.append(
             "it was exported without thresholds, so that no image is called good or defective: validate the model "
             "(engine.validate) or train it with a CadaPostProcessor, and export it again"

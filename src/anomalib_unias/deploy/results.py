@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from anomalib_unias.deploy.errors import InspectionError, UnreadableImageError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.overlays import draw_overlay, overlay_path
 from anomalib_unias.deploy.regions import Region, find_regions
+from anomalib_unias.deploy.sinks import Sink
 from anomalib_unias.deploy.throughput_inferencer import Inspected
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class ResultWriter:
         source (Path): What is inspected.
         output (Path | None): File to append lines to; ``None`` for the standard output.
         overlays (Path | None): Folder for pictures; ``None`` for none.
+        sinks (Sequence[Sink]): Take each line, too, and are closed at the end. Defaults to none.
 
     Attributes:
         failed (set[str]): Images whose last result is an error.
@@ -38,13 +41,14 @@ class ResultWriter:
         lost_overlays (int): Number of pictures that could not be written.
     """
 
-    def __init__(self, source: Path, output: Path | None, overlays: Path | None) -> None:
+    def __init__(self, source: Path, output: Path | None, overlays: Path | None, sinks: Sequence[Sink] = ()) -> None:
         self.failed: set[str] = set()
         self.written = 0
         self.remarked = 0
         self.lost_overlays = 0
         self._folder = source if source.is_dir() else source.parent
         self._overlays = overlays
+        self._sinks = sinks
         self._told: set[str] = set()
         # Without a buffer in between, what has been written is known.
         self._file = output.open("ab", buffering=0) if output else None
@@ -54,10 +58,12 @@ class ResultWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Try to write what is left."""
+        """Try to write what is left, then to deliver it."""
         self._flush()
         if self._file is not None:
             self._file.close()
+        for sink in self._sinks:
+            sink.close()
 
     @property
     def lost_lines(self) -> int:
@@ -70,14 +76,17 @@ class ResultWriter:
         Args:
             result (Inspected): Result or error.
         """
-        result = _with_a_number(result)
+        result = with_a_number(result)
         name = result.source.name
         # In this order: an image that has a line is not inspected again.
         if self._overlays is not None and result.pixels is not None:
             self._write_overlay(self._overlays / overlay_path(name, self._folder), result.pixels, result)
         entry = describe(result)
-        self._pending += json.dumps(entry).encode() + b"\n"
+        line = json.dumps(entry).encode()
+        self._pending += line + b"\n"
         self._flush()
+        for sink in self._sinks:
+            sink.publish(line)
         if remarks := entry.get("remarks"):
             self.remarked += 1
             self._tell_once("Remarks", f"{name!r} is {' and '.join(remarks)}: look at camera and light.")
@@ -125,14 +134,16 @@ class ResultWriter:
             "with remarks": self.remarked,
             "pictures that could not be written": self.lost_overlays,
             "lines that could not be written": self.lost_lines,
+            **{f"results that did not arrive at {sink.name}": sink.undelivered for sink in self._sinks},
         }
         bad = "".join(f", {count} {what}" for what, count in counts.items() if count)
         return f"{self.written} images{bad}."
 
     @property
     def problems(self) -> int:
-        """Number of images without a result, and of pictures and lines that could not be written."""
-        return len(self.failed) + self.lost_overlays + self.lost_lines
+        """Number of images without a result, and of pictures and lines that could not be written or delivered."""
+        undelivered = sum(sink.undelivered for sink in self._sinks)
+        return len(self.failed) + self.lost_overlays + self.lost_lines + undelivered
 
 
 def describe(result: Inspected) -> dict[str, Any]:
@@ -163,8 +174,15 @@ def describe(result: Inspected) -> dict[str, Any]:
     }
 
 
-def _with_a_number(result: Inspected) -> Inspected:
-    """The result, or an error if the score is no number, which compares as good with any threshold."""
+def with_a_number(result: Inspected) -> Inspected:
+    """Turn a result whose score is no number into an error: it would compare as good with any threshold.
+
+    Args:
+        result (Inspected): Result or error.
+
+    Returns:
+        Inspected: The same, or an error.
+    """
     if result.error is not None or np.isfinite(result.score):
         return result
     error = UnreadableImageError(f"{result.source.name}: the score of the model is {result.score}, no number")
@@ -209,10 +227,24 @@ def last_results(output: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InspectionError: If a line is no result.
     """
+    return {name: entry for name, entry in last_lines(output).items() if "error" not in entry}
+
+
+def last_lines(output: Path) -> dict[str, dict[str, Any]]:
+    """Read the last line of each image of an inspection.
+
+    Args:
+        output (Path): File of JSON lines.
+
+    Returns:
+        dict[str, dict[str, Any]]: Lines as :func:`describe` makes them, by the names of the images.
+
+    Raises:
+        InspectionError: If a line is no result.
+    """
     lines = output.read_bytes().splitlines()
     entries = [_entry(output, number, line) for number, line in enumerate(lines, start=1)]
-    last = {entry["image"]: entry for entry in entries}
-    return {name: entry for name, entry in last.items() if "error" not in entry}
+    return {entry["image"]: entry for entry in entries}
 
 
 def _state(entry: dict[str, Any]) -> State | None:

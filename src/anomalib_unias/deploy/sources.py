@@ -11,7 +11,7 @@ import numpy as np
 from anomalib.data.utils.image import is_image_file
 from PIL import Image
 
-from anomalib_unias.data.reading import read_rgb, rgb_of
+from anomalib_unias.data.reading import read_rgb, rgb_of, unreadable
 from anomalib_unias.deploy.errors import UnreadableImageError
 from anomalib_unias.deploy.folders import FolderScan, State, state_of
 
@@ -50,9 +50,9 @@ class ImageSource:
             raise UnreadableImageError(self.problem)
         if self.pixels is None:
             return read_rgb(self.name)
-        return (
-            rgb_of(self.pixels, self.name) if isinstance(self.pixels, Image.Image) else _as_rgb(self.pixels, self.name)
-        )
+        if isinstance(self.pixels, Image.Image):
+            return _decoded(self.pixels, self.name)
+        return _as_rgb(self.pixels, self.name)
 
     def state(self) -> State | None:
         """Look at the file without reading it.
@@ -66,6 +66,15 @@ class ImageSource:
             return state_of(Path(self.name).stat())
         except (OSError, ValueError):  # no file can have a zero byte in its name
             return None
+
+
+def _decoded(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        return rgb_of(image, name)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # Pillow decodes when it must, and decoders of damaged files raise nearly everything
+        raise unreadable(name, error) from error
 
 
 def _as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:

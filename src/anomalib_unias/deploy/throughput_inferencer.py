@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.input_resizing import cut_resizing, resize
-from anomalib_unias.deploy.model_info import doubts
+from anomalib_unias.deploy.model_info import doubts, read_model_info
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core, read_export
 from anomalib_unias.deploy.remarks import remarks_on
 from anomalib_unias.deploy.sources import ImageSource
@@ -112,6 +112,9 @@ class ThroughputInferencer:
             scores are those of training. Defaults to ``None``.
         cache_dir (Path | None): Folder for compiled models. Defaults to ``None``: in the cache folder of the user.
 
+    Attributes:
+        info (dict[str, str]): What the export says about itself, such as ``image_threshold``; empty if nothing.
+
     Raises:
         FileNotFoundError: If there is no such model.
         ExportedModelError: If it does not take one image at a time, or has no score.
@@ -145,6 +148,7 @@ class ThroughputInferencer:
         self.readers = readers
         model = read_export(path)
         doubtful = doubts(model)
+        self.info = read_model_info(model)
         model = _for_one_image(model, path)
         self._image_shape = model.input(0).partial_shape
         self._size: tuple[int, int] | None

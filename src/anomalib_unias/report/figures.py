@@ -116,6 +116,42 @@ def draw_levels(results: UnifiedResults, threshold: float) -> Figure:
     return figure
 
 
+def draw_inspected(images: pd.DataFrame, threshold: float) -> Figure:
+    """Draw the scores of images whose true labels nobody knows, by the label that the model gives them.
+
+    Args:
+        images (pd.DataFrame): Columns ``score``, and ``label``: 0, 1, or NaN if the model gives none.
+        threshold (float): Threshold of the scores, NaN if it is not known.
+
+    Returns:
+        Figure: Histogram with a logarithmic axis of numbers.
+    """
+    scores, labels = images["score"].to_numpy(float), images["label"].to_numpy(float)
+    ends = [*scores[np.isfinite(scores)], *([threshold] if np.isfinite(threshold) else [])] or [0.0]
+    edges = np.linspace(min(ends), max(ends) if max(ends) > min(ends) else min(ends) + 1, _BINS + 1)
+    kinds = {
+        "good": (labels == 0, GOOD),
+        "anomalous": (labels == 1, DEFECTIVE),
+        "without a label": (np.isnan(labels), SOFT),
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3))
+        axes = figure.add_subplot(xlabel="image score", ylabel="images", yscale="log")
+        for name, (chosen, color) in kinds.items():
+            counts = np.histogram(scores[chosen & np.isfinite(scores)], edges)[0]
+            if counts.any():
+                axes.stairs(counts, edges, fill=True, color=color, alpha=0.6, label=name, baseline=0.5)
+        if np.isfinite(threshold):
+            axes.axvline(threshold, color=INK, linewidth=1.4, label=f"threshold {number(threshold)}")
+        axes.set_ylim(bottom=0.5)
+        # By default powers are written as formulas, which this style does not set.
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=4, frameon=False, borderaxespad=0)
+    return figure
+
+
 def save_svg(figure: Figure, path: Path) -> None:
     """Save a figure; the same figure gives the same file."""
     with mpl.rc_context(STYLE):

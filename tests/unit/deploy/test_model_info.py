@@ -1,6 +1,7 @@
 """Exports say what they are."""
 
 import logging
+import re
 import runpy
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from anomalib.models import Padim
 from anomalib.post_processing import PostProcessor
 from onnx import TensorProto, helper
 
-from anomalib_unias.deploy import ExportedModelError, ThroughputInferencer, describe_export
+from anomalib_unias.deploy import ExportedModelError, ThroughputInferencer, adapt_export, describe_export
 from anomalib_unias.deploy.model_info import OUTPUTS, model_info, read_model_info
 
 write_toy_model = runpy.run_path(str(Path(__file__).with_name("exported_toy.py")))["write_toy_model"]
@@ -117,15 +118,44 @@ def test_no_export_of_anomalib(tmp_path):
         describe_export(tmp_path / "none.xml")
 
 
-def test_the_line_says_what_is_doubtful(tmp_path, caplog):
-    path = write_toy_model(tmp_path / "model.xml")
-    describe_export(path)
+@pytest.mark.parametrize("consumer", ["line", "adapt"])
+@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (None, "it does not say what it is; it is taken for an export of anomalib"),
+        ({"description_format": "9"}, "its description has the format 9, this version knows 1"),
+        ({"image_threshold": None}, "its description has no image_threshold, although it calls images good"),
+        ({}, ""),
+    ],
+)
+def test_each_consumer_says_in_one_sentence_what_is_doubtful(tmp_path, caplog, consumer, suffix, change, sentence):
+    path = tmp_path / f"model{suffix}"
+    (write_toy_model if suffix == ".xml" else write_onnx)(path)
+    if change is not None:
+        describe_export(path)
+        rewrite(path, change)
     with caplog.at_level(logging.WARNING, "anomalib_unias"):
-        ThroughputInferencer(path, cache_dir=tmp_path)
-        assert not caplog.text
-        path.write_text(path.read_text().replace('description_format value="1"', 'description_format value="9"'))
-        ThroughputInferencer(path, cache_dir=tmp_path)
-    assert "has the format 9, this version knows 1" in caplog.text
+        if consumer == "line":
+            ThroughputInferencer(path, cache_dir=tmp_path)
+        else:
+            adapt_export(path, tmp_path / "adapted.xml", "model_api")
+    told = [record.message for record in caplog.records]
+    assert [message.startswith(f"{path}: {sentence}") for message in told] == ([True] if sentence else [])
+
+
+def rewrite(path: Path, change: dict[str, str | None]) -> None:
+    """Change the description of an export; ``None`` removes a key."""
+    if path.suffix == ".xml":
+        for key, value in change.items():
+            new = "" if value is None else f'<{key} value="{value}" />'
+            path.write_text(re.sub(rf"<{key} value=.*? ?/>", new, path.read_text()))
+        return
+    content = onnx.load(path)
+    found = {each.key: each.value for each in content.metadata_props}
+    found |= {f"model_info {key}": value for key, value in change.items()}
+    helper.set_model_props(content, {key: value for key, value in found.items() if value is not None})
+    onnx.save(content, path)
 
 
 def test_the_line_says_that_there_are_no_thresholds(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Folders, lists, videos and watched folders."""
 
+import io
 import itertools
 import os
 import socket
@@ -115,6 +116,12 @@ def test_a_pipe_in_a_list_is_an_error(strange_files):
     for image in find_images(strange_files / "list.txt"):
         with pytest.raises(UnreadableImageError, match=image.name):
             image.read()
+
+
+def test_an_image_of_pillow_that_is_cut_off(tmp_path):
+    content = io.BytesIO(write(tmp_path / "a.png").read_bytes()[:45])
+    with pytest.raises(UnreadableImageError, match="Cannot read image file far/a.png: "):
+        ImageSource("far/a.png", Image.open(content)).read()
 
 
 def test_wrong_sources(tmp_path):

@@ -1,4 +1,4 @@
-"""Two gloo processes learn what one learns from the same global batches."""
+"""Two gloo processes, as of two machines, learn what one learns from the same global batches."""
 
 import os
 import sys
@@ -33,15 +33,16 @@ def images() -> list[ImageItem]:
     return [ImageItem(image=torch.rand(3, *size, generator=generator)) for _ in range(BATCH * STEPS)]
 
 
-def run(devices: int) -> dict[str, torch.Tensor]:
+def run(machines: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     # No jitter and no dropout: random numbers differ between processes.
     model = UniAS(**TINY["UniAS"], jitter_probability=0.0, dropout=0.0, learning_rate=1e-3, visualizer=False)
     losses = Losses()
     trainer = Trainer(
         accelerator="cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        devices=1,
+        num_nodes=machines,
+        strategy="ddp" if machines > 1 else "auto",
         max_epochs=1,
         use_distributed_sampler=False,
         logger=False,
@@ -52,21 +53,21 @@ def run(devices: int) -> dict[str, torch.Tensor]:
     )
     data = images()
     # Each process takes every second image, so that a step sees those that one process sees.
-    sampler = DistributedSampler(data, devices, rank=int(os.environ.get("LOCAL_RANK", "0")), shuffle=False)
-    trainer.fit(model, DataLoader(data, BATCH // devices, sampler=sampler, collate_fn=ImageBatch.collate))
+    sampler = DistributedSampler(data, machines, rank=int(os.environ.get("NODE_RANK", "0")), shuffle=False)
+    trainer.fit(model, DataLoader(data, BATCH // machines, sampler=sampler, collate_fn=ImageBatch.collate))
     return {"losses": torch.stack(losses.values), **model.model.decoder.state_dict()}
 
 
 def one_of_two_processes(folder: str) -> None:
-    found = run(devices=2)
+    found = run(machines=2)
     torch.save(found, f"{folder}/{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_same_losses_and_weights(tmp_path: Path) -> None:
-    run_in_two_processes(__file__, tmp_path)
+    run_in_two_processes(__file__, tmp_path, machines=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    expected = run(devices=1)
+    expected = run(machines=1)
     assert len(expected["losses"]) == STEPS
     assert abs(expected["losses"][-1] / expected["losses"][0] - 1) > 1e-3, "nothing was learnt"
     torch.testing.assert_close(first["losses"], expected["losses"], rtol=1e-4, atol=0)

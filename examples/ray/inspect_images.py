@@ -1,0 +1,38 @@
+"""Inspect any number of images on the machines of a Ray cluster, or on this one; results are Parquet files.
+
+    pip install "anomalib-unias[ray]"
+    python inspect_images.py model.xml s3://bucket/images results --workers 8
+
+Paths are of a file system that all machines see, or of a store: s3://, gs://, abfs://.
+"""
+
+import argparse
+
+
+def inspect_images(model: str, images: str, results: str, workers: int) -> None:
+    """Each worker has a model and a core; the work of one that dies is done again by another."""
+    import ray
+
+    from anomalib_unias.deploy import BatchInspector
+
+    (
+        ray.data.read_binary_files(images, include_paths=True, file_extensions=["png", "jpg", "jpeg", "bmp", "tif"])
+        .map_batches(
+            BatchInspector,
+            fn_constructor_args=[model],
+            batch_size=64,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+        )
+        .write_parquet(results)
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="export of anomalib, *.xml or *.onnx")
+    parser.add_argument("images", help="folder, searched with its sub-folders")
+    parser.add_argument("results", help="folder for the Parquet files")
+    parser.add_argument("--workers", type=int, default=2)
+    inspect_images(**vars(parser.parse_args()))

@@ -1,0 +1,109 @@
+"""Results over MQTT."""
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from anomalib_unias.deploy.errors import InspectionError
+from anomalib_unias.deploy.outages import Outage
+from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, Deliveries
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+# Seconds between two attempts to reach the broker: doubled from the first to the second.
+_DELAYS = 1, 30
+# A message has a number of 16 bits until the broker has confirmed it.
+_LARGEST_QUEUE = 60_000
+
+
+class MqttSink:
+    """Publishes each line as a message of its own, with the quality of service 1: at least once.
+
+    ``paho-mqtt`` does the work in a thread of its own. It keeps the messages that the broker has not confirmed, and
+    connects again by itself, after 1 to 30 seconds.
+
+    Args:
+        url (str): ``mqtt://[user:password@]broker[:1883]/topic``; ``mqtts://`` for TLS, port 8883.
+        queue_size (int): Messages that wait for the broker, at most 60000; more are lost, and counted. Defaults to
+            ``10000``.
+        patience (float): Seconds that :meth:`close` waits for the broker. Defaults to ``10.0``.
+
+    Attributes:
+        name (str): The URL without user and password.
+
+    Raises:
+        InspectionError: If ``paho-mqtt`` is not installed, or the URL is none of this kind.
+
+    Example:
+        >>> sink = MqttSink("mqtt://localhost/line/3")  # doctest: +SKIP
+        >>> sink.publish(b'{"image": "a.png", "score": 0.1}')  # doctest: +SKIP
+        >>> sink.close()  # doctest: +SKIP
+    """
+
+    def __init__(self, url: str, queue_size: int = QUEUE_SIZE, patience: float = PATIENCE) -> None:
+        try:
+            from paho.mqtt import client as paho
+        except ModuleNotFoundError as error:
+            msg = "Results go over MQTT with paho-mqtt, which is not installed: pip install 'anomalib-unias[mqtt]'"
+            raise InspectionError(msg) from error
+        parts = urlsplit(url)
+        self._topic = unquote(parts.path.removeprefix("/"))
+        if (
+            parts.scheme not in _PORTS
+            or not parts.hostname
+            or not self._topic
+            or {"+", "#"} & set(url.rpartition("@")[2])
+        ):
+            msg = "Expected mqtt://broker/topic or mqtts://broker/topic for MQTT, without the wildcards + and #."
+            raise InspectionError(msg)
+        if not 0 < queue_size <= _LARGEST_QUEUE:
+            msg = f"queue_size is a number of messages from 1 to {_LARGEST_QUEUE}, got {queue_size}."
+            raise InspectionError(msg)
+        port = parts.port or _PORTS[parts.scheme]
+        self.name = f"{parts.scheme}://{parts.hostname}:{port}/{self._topic}"
+        self._patience = patience
+        self._deliveries = Deliveries()
+        self._outage = Outage(self.name, "Results are kept and sent when the broker is there again.")
+        self._client: Any = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        self._client.username_pw_set(*(part and unquote(part) for part in (parts.username, parts.password)))
+        if parts.scheme == "mqtts":
+            self._client.tls_set()
+        self._client.reconnect_delay_set(*_DELAYS)
+        self._client.max_queued_messages_set(queue_size)
+        self._client.on_publish = lambda *_: self._deliveries.end(arrived=True)
+        self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = lambda *_: self._outage.begin("the broker cannot be reached")
+        self._client.on_disconnect = lambda _client, _data, _flags, reason, _properties: (
+            self._outage.begin(f"disconnected ({reason})") if reason.is_failure else None
+        )
+        self._queue_is_full = paho.MQTT_ERR_QUEUE_SIZE
+        # Not connect(): that would raise without a broker, which may be there a minute later.
+        self._client.connect_async(parts.hostname, port)
+        self._client.loop_start()
+
+    @property
+    def undelivered(self) -> int:
+        """Number of lines that the broker has not confirmed."""
+        return self._deliveries.undelivered
+
+    def publish(self, line: bytes) -> None:
+        """Take a line.
+
+        Args:
+            line (bytes): JSON object.
+        """
+        self._deliveries.begin()
+        if self._client.publish(self._topic, line, qos=1).rc == self._queue_is_full:
+            self._deliveries.end(arrived=False)
+
+    def close(self) -> None:
+        """Wait a while for what the broker has not confirmed, then disconnect."""
+        self._deliveries.wait(self._patience)
+        connected = self._client.is_connected()
+        self._client.disconnect()
+        if connected:  # or else the thread may be in the middle of an attempt, and ends after it
+            self._client.loop_stop()
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._outage.begin(f"the broker refuses the connection ({reason})")
+        else:
+            self._outage.end()

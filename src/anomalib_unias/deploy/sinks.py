@@ -1,0 +1,75 @@
+"""Where results go besides the file of lines."""
+
+import threading
+import time
+from typing import Protocol
+
+QUEUE_SIZE = 10_000
+PATIENCE = 10.0
+
+
+class Sink(Protocol):
+    """Takes the lines of an inspection and delivers them in the background.
+
+    The file of lines is written whatever becomes of a sink; what a sink could not deliver is counted.
+
+    Attributes:
+        name (str): What messages call it, without passwords.
+    """
+
+    name: str
+
+    @property
+    def undelivered(self) -> int:
+        """Number of lines that were published and did not arrive, so far."""
+
+    def publish(self, line: bytes) -> None:
+        """Take a line. Neither waits nor raises.
+
+        Args:
+            line (bytes): JSON object, see :func:`~anomalib_unias.deploy.results.describe`.
+        """
+
+    def close(self) -> None:
+        """Wait a while for what is still on its way, then give up."""
+
+
+class Deliveries:
+    """Counts the lines that a sink was given and that have arrived or never will. For several threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = 0
+        self._lost = 0
+
+    @property
+    def undelivered(self) -> int:
+        """Number of lines that have not arrived."""
+        return self._open + self._lost
+
+    def begin(self) -> None:
+        """Count a line that is on its way."""
+        with self._changed:
+            self._open += 1
+
+    def end(self, arrived: bool) -> None:
+        """Count a line that is no longer on its way.
+
+        Args:
+            arrived (bool): Whether it has arrived.
+        """
+        with self._changed:
+            self._open -= 1
+            self._lost += not arrived
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until no line is on its way any more.
+
+        Args:
+            seconds (float): At most so long.
+        """
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._open and (remaining := end - time.monotonic()) > 0:
+                self._changed.wait(remaining)

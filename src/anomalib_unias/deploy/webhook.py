@@ -1,0 +1,144 @@
+"""Results to a web server."""
+
+import queue
+import threading
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from anomalib_unias.deploy.errors import InspectionError
+from anomalib_unias.deploy.outages import Outage
+from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, Deliveries
+
+# Answers after which the same line is sent again: until it is taken, or a few times.
+_UNAVAILABLE = (408, 429, 502, 503, 504)
+_BROKEN = (500,)
+_TIMES = 3
+_LONGEST_DELAY = 30.0
+
+
+class WebhookSink:
+    """Posts each line as a request of its own: at least once, in the order of the images.
+
+    A thread sends one after the other, through a pool of ``urllib3``. Where nobody answers, or a proxy says that the
+    server is away, the line is sent again after 1 to 30 seconds, for ever; after an internal error of the server three
+    times. Any other answer than a 2xx refuses the line, which is counted.
+
+    Args:
+        url (str): ``http://`` or ``https://``; user and password in it are sent as basic authorisation.
+        headers (Mapping[str, str] | None): More headers, such as a token. Defaults to ``None``: none.
+        queue_size (int): Lines that wait for the server; more are lost, and counted. Defaults to ``10000``.
+        patience (float): Seconds that :meth:`close` waits for the server. Defaults to ``10.0``.
+
+    Attributes:
+        name (str): The URL without user, password and query.
+
+    Raises:
+        InspectionError: If ``urllib3`` is not installed, or the URL is none of this kind.
+
+    Example:
+        >>> sink = WebhookSink("http://localhost:8080/results")  # doctest: +SKIP
+        >>> sink.publish(b'{"image": "a.png", "score": 0.1}')  # doctest: +SKIP
+        >>> sink.close()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        queue_size: int = QUEUE_SIZE,
+        patience: float = PATIENCE,
+    ) -> None:
+        try:
+            import urllib3
+        except ModuleNotFoundError as error:
+            msg = "Results go to a webhook with urllib3, which is not installed: pip install 'anomalib-unias[webhook]'"
+            raise InspectionError(msg) from error
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or queue_size < 1:
+            msg = "Expected http://server/path or https://server/path for a webhook, and a queue_size of 1 or more."
+            raise InspectionError(msg)
+        place = parts.netloc.rpartition("@")[2]
+        self.name = f"{parts.scheme}://{place}{parts.path}"
+        self._url = urlunsplit(parts._replace(netloc=place))
+        self._patience = patience
+        self._deliveries = Deliveries()
+        self._outage = Outage(self.name, "Results are kept and sent when the server is there again.")
+        self._refusal = Outage(self.name, "Refused results are counted as not delivered.")
+        user = None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        self._unreachable = urllib3.exceptions.HTTPError
+        self._pool = urllib3.PoolManager(
+            headers={
+                "Content-Type": "application/json",
+                **urllib3.util.make_headers(basic_auth=user),
+                **(headers or {}),
+            },
+            timeout=urllib3.Timeout(connect=5, read=10),
+            retries=urllib3.Retry(
+                connect=0,
+                read=0,
+                status=_TIMES,
+                status_forcelist=(*_UNAVAILABLE, *_BROKEN),
+                allowed_methods=None,
+                backoff_factor=0.5,
+                raise_on_status=False,
+            ),
+        )
+        self._lines: queue.Queue[bytes] = queue.Queue(queue_size)
+        self._given_up = threading.Event()
+        # A daemon: a server that does not answer must not keep the process.
+        threading.Thread(target=self._send_all, name=self.name, daemon=True).start()
+
+    @property
+    def undelivered(self) -> int:
+        """Number of lines that the server has not taken."""
+        return self._deliveries.undelivered
+
+    def publish(self, line: bytes) -> None:
+        """Take a line.
+
+        Args:
+            line (bytes): JSON object.
+        """
+        self._deliveries.begin()
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._deliveries.end(arrived=False)
+
+    def close(self) -> None:
+        """Wait a while for what the server has not taken."""
+        self._deliveries.wait(self._patience)
+        self._given_up.set()
+
+    def _send_all(self) -> None:
+        while not self._given_up.is_set():
+            try:
+                line = self._lines.get(timeout=1)
+            except queue.Empty:
+                continue
+            arrived = self._send(line)
+            if arrived is not None:
+                self._deliveries.end(arrived)
+
+    def _send(self, line: bytes) -> bool | None:
+        """Send a line until it is taken or refused; ``None`` if this was given up."""
+        delay = 1.0
+        while not self._given_up.is_set():
+            try:
+                status = self._pool.request("POST", self._url, body=line).status
+            except self._unreachable as error:
+                self._outage.begin(error)
+            else:
+                if status not in _UNAVAILABLE:
+                    self._outage.end()
+                    return self._is_taken(status)
+                self._outage.begin(f"the server is not available (status {status})")
+            self._given_up.wait(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+        return None
+
+    def _is_taken(self, status: int) -> bool:
+        taken = 200 <= status < 300
+        if not taken:
+            self._refusal.begin(f"the server refuses a result (status {status})")
+        return taken
