@@ -8,6 +8,7 @@ import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.data.utils import ValSplitMode
+from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from lightning.pytorch.trainer.states import TrainerFn
@@ -64,17 +65,19 @@ def datamodule(folder, val_split_mode=ValSplitMode.SAME_AS_TEST):
     )
 
 
-def trained(model, folder, root):
+def train(model, folder, root):
     model.visualizer = None
     limits = {"max_epochs": 1, "limit_train_batches": 2}
     engine = Engine(default_root_dir=root, accelerator="cpu", devices=1, logger=False, **limits)
     engine.fit(model, datamodule=datamodule(folder))
-    return model
+    return engine
 
 
-def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments):
+def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments, write_onnx_once):
     # Exports take their time per operation: two levels have each kind of them.
-    model = trained(UniAS(**tiny_arguments | {"levels": [2, 3]}), folder, tmp_path)
+    model = UniAS(**tiny_arguments | {"levels": [2, 3]})
+    train(model, folder, tmp_path)
+    write_onnx_once(UniAS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     report = check_export_parity(model, datamodule(folder))
@@ -97,10 +100,17 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
 
 
 @pytest.mark.parametrize("model", [UniAD, ReContrast])
-def test_peers_give_the_same_answer_everywhere(folder, tmp_path, tiny, model):
-    """Calibrated, so that the calibration is part of what is compared."""
-    calibrated = model(**tiny(model), post_processor=CadaPostProcessor(map_power=1))
-    report = check_export_parity(trained(calibrated, folder, tmp_path), datamodule(folder))
+def test_peers_give_the_same_answer_everywhere(folder, tmp_path, tiny, model, write_onnx_once):
+    """Calibrated, so that the calibration is part of what is compared; exported from the checkpoint by the Engine."""
+    arguments = tiny(model)
+    engine = train(model(**arguments, post_processor=CadaPostProcessor(map_power=1)), folder, tmp_path)
+    write_onnx_once(model)
+    for kind in (ExportType.ONNX, ExportType.OPENVINO):
+        path = engine.export(model(**arguments), kind, export_root=tmp_path, ckpt_path=engine.best_model_path)
+        assert path.stat().st_size > 0
+    loaded = model.load_from_checkpoint(engine.best_model_path)
+    loaded.visualizer = None
+    report = check_export_parity(loaded, datamodule(folder))
     rows = report.frame().set_index("stage")
     ways = {"lightning predict", "lightning test", "torch", "onnx", "openvino", "inspection line"}
     assert ways <= set(rows.index)
@@ -115,11 +125,12 @@ def test_random_splits_are_drawn_once(folder):
     assert 0 < len(labels) == len(files) < 2 * len(FILES)
 
 
-def test_the_check_finds_what_anomalib_exports_differently(folder, tmp_path):
+def test_the_check_finds_what_anomalib_exports_differently(folder, tmp_path, write_onnx_once):
     """Fails as soon as anomalib's own export anti-aliases: then this package need not."""
     pre_processor = Padim.configure_pre_processor((64, 64))
-    model = Padim(backbone="resnet18", pre_trained=False, pre_processor=pre_processor)
-    model = trained(model, folder, tmp_path)
+    model = Padim("resnet18", ["layer1"], pre_trained=False, n_features=4, pre_processor=pre_processor)
+    train(model, folder, tmp_path)
+    write_onnx_once(Padim)
     broken = check_export_parity(model, sorted((folder / "bad").iterdir()))
     assert not broken.passed
     guilty = {row.stage for row in broken.rows if ": " in row.stage and broken.differs(row)}
