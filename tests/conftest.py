@@ -55,6 +55,23 @@ def tiny() -> Callable[[type], dict]:
     return lambda model: dict(TINY[model.__name__])
 
 
+@pytest.fixture
+def write_onnx_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
+    """Lets all exports of a model in a test share the ONNX file of the first one, the slow step of each."""
+
+    def once(model: type) -> None:
+        export, files = model.to_onnx, []
+
+        def to_onnx(self: object, *args: object, **options: object) -> Path:
+            if not files:
+                files.append(export(self, *args, **options))
+            return files[0]
+
+        monkeypatch.setattr(model, "to_onnx", to_onnx)
+
+    return once
+
+
 @pytest.fixture(scope="session")
 def write_category() -> Callable[..., Path]:
     """Writer of a small category in MVTec layout: noise with a square as defect."""

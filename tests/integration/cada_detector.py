@@ -1,6 +1,5 @@
-"""A model that trains in no time, for what CADA does around it. Also run by itself, as one of two processes."""
+"""A model that trains in no time, for what CADA does around it."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +99,8 @@ def make_data(root: Path, **arguments) -> UnifiedDataModule:
 
 
 def make_detector(rate: float = 0.1, **arguments) -> Detector:
-    post_processor = CadaPostProcessor(**({"feature_layer": "encoder"} | arguments))
+    """With a given power: to choose it (``map_power=None``) takes hundreds of synthetic defects through the model."""
+    post_processor = CadaPostProcessor(**({"feature_layer": "encoder", "map_power": 1.0} | arguments))
     return Detector(post_processor=post_processor, rate=rate)
 
 
@@ -113,16 +113,3 @@ def make_engine(folder: Path, callbacks: list[Callback] | None = None, **argumen
         "enable_model_summary": False,
     }
     return Engine(callbacks=callbacks, default_root_dir=folder, **(defaults | arguments))
-
-
-def main(root: str, result: str, devices: int) -> None:
-    """Fit and save the calibration."""
-    model = make_detector()
-    engine = make_engine(Path(result).parent, devices=devices, strategy="ddp" if devices > 1 else "auto")
-    engine.fit(model, datamodule=make_data(Path(root)))
-    if engine.trainer.is_global_zero:
-        torch.save(model.post_processor.state_dict(), result)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,12 +1,11 @@
-"""Which documented commands fail, as JSON in the last line: ``documentation_probe.py FOLDER COMMANDS``.
+"""Which documented commands fail, for registration_probe.py.
 
-Runs in the environment that test_packaging.py makes from a wheel. FOLDER is empty, COMMANDS a JSON list. Commands that
-copy files run, in their order; the others are only parsed, and the files that they read must be there.
+Runs in the environment that test_packaging.py makes from a wheel. Commands that copy files run, in their order; the
+others are only parsed, and the files that they read must be there.
 """
 
 import contextlib
 import io
-import json
 import os
 import runpy
 import shlex
@@ -76,8 +75,8 @@ def outcome(command: str, anomalib: AnomalibCLI) -> str:
     return ""
 
 
-def main(folder: str, commands: str) -> None:
-    """Print the report."""
+def failures(folder: Path, commands: list[str]) -> dict[str, str]:
+    """What is wrong with each command, typed in an empty folder."""
     os.chdir(folder)
     for name, source in OWN.items():
         Path(name).write_bytes((shipped_folder("configs") / source).read_bytes())
@@ -85,9 +84,4 @@ def main(folder: str, commands: str) -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     anomalib = ParsingCLI(["train", "--model", "Padim", "--data", "MVTecAD"], run=False)
-    report = {command: outcome(command, anomalib) for command in json.loads(commands)}
-    sys.stdout.write(f"\n{json.dumps(report)}\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return {command: outcome(command, anomalib) for command in commands}

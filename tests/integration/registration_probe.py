@@ -1,8 +1,9 @@
-"""What the stock anomalib knows, as JSON in the last line: ``registration_probe.py SCRIPT FIRST_IMPORT [COMMANDS]``.
+"""What the stock anomalib knows, as JSON in the last line.
 
-Runs in the environments that test_packaging.py makes. SCRIPT is the installed console script ``anomalib``, FIRST_IMPORT
-the statement with which the program begins, COMMANDS a JSON list of command lines that are parsed, or shown if they ask
-for help.
+``registration_probe.py SCRIPT FIRST_IMPORT COMMANDS DOCUMENTED``, in the environments that test_packaging.py makes.
+SCRIPT is the installed console script ``anomalib``, FIRST_IMPORT the statement with which the program begins, COMMANDS
+a JSON list of command lines that are parsed, or shown if they ask for help, DOCUMENTED one of the commands that the
+documents have.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 TINY = {"backbone": "test_resnet", "pre_trained": False}
@@ -87,7 +89,18 @@ def run_command(script: str, command: list[str]) -> str:
     return " ".join(type(part).__name__ for part in (cli.model, cli.datamodule, cli.model.post_processor))
 
 
-def main(script: str, first_import: str, commands: str = "[]") -> None:
+def check_documents(commands: list[str]) -> dict[str, str]:
+    """What is wrong with each documented command."""
+    if not commands:
+        return {}
+    from documentation_probe import failures
+
+    empty = Path("empty")
+    empty.mkdir()
+    return failures(empty, commands)
+
+
+def main(script: str, first_import: str, commands: str, documented: str) -> None:
     """Print the report."""
     exec(first_import, {})
     # The console script imports what it needs: whatever it runs comes before the imports below.
@@ -107,6 +120,7 @@ def main(script: str, first_import: str, commands: str = "[]") -> None:
         "entry_points": [e.value for e in importlib.metadata.entry_points(group="torch.backends")],
         "listening": [name for name, module in sys.modules.items() if type(module).__name__ == "_Package"]
         + [finder for finder in map(repr, sys.meta_path) if "anomalib_unias" in finder],
+        "documents": check_documents(json.loads(documented)),
     }
     sys.stdout.write(f"\n{json.dumps(report)}\n")
 

@@ -3,12 +3,13 @@
 import copy
 import pickle
 import sys
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from anomalib.models import Padim, get_model, list_models
+from anomalib.models import AnomalibModule, Padim, get_model, list_models
 from anomalib.pipelines import Benchmark
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 from omegaconf import OmegaConf
@@ -17,6 +18,12 @@ from anomalib_unias import CadaPostProcessor, UnifiedDataModule, UnifiedEvaluato
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "benchmark").glob("*.yaml"))
 SMALL = {"backbone": "resnet18", "pre_trained": False}
+
+
+@cache
+def built(class_path: str, arguments: str) -> AnomalibModule:
+    """A model by its arguments in YAML; the seeds and the data sets share it."""
+    return get_model({"class_path": class_path, "init_args": yaml.safe_load(arguments)})
 
 
 def test_they_are_there():
@@ -29,7 +36,7 @@ def test_five_models_three_seeds(config):
     assert len(jobs) == 15
     for job in jobs:
         arguments = {**job["model"]["init_args"], **SMALL}
-        model = get_model({"class_path": job["model"]["class_path"], "init_args": arguments})
+        model = built(job["model"]["class_path"], yaml.safe_dump(arguments))
         assert type(model).__name__ == arguments["model"]
         assert isinstance(model.evaluator, UnifiedEvaluator)
         assert model.trainer_arguments.get("max_steps", 1) == 10_000 or model.trainer_arguments["max_epochs"] == 1

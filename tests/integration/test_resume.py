@@ -40,6 +40,10 @@ def root(tmp_path_factory, write_category):
 
 @pytest.fixture
 def data(root):
+    return datamodule(root)
+
+
+def datamodule(root):
     return UnifiedDataModule("MVTecAD", ["plate", "lid"], root, train_batch_size=4, num_workers=0, seed=1)
 
 
@@ -48,11 +52,11 @@ def cada():
     return CadaPostProcessor(map_power=0.5)
 
 
-def model_of(tiny_arguments, **arguments):
+def model_of(tiny, **arguments):
     torch.manual_seed(0)
     few_operations = {"levels": [3], "channel_branch": False, "reconstruction_head": "transposed"}
     other = {"visualizer": False, "evaluator": False, "feature_cache": "memory"}
-    return UniAS(**{**tiny_arguments, **few_operations, **other, "training_steps": STEPS, **arguments})
+    return UniAS(**{**tiny(UniAS), **few_operations, **other, "training_steps": STEPS, **arguments})
 
 
 def fit(folder, model, data, *callbacks, ckpt_path=None, steps=STEPS):
@@ -77,32 +81,47 @@ def assert_same_state(found, expected):
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
+@pytest.fixture(scope="module", params=[cada, lambda: True], ids=["cada", "default"])
+def post_processor(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(post_processor, root, tiny, tmp_path_factory):
+    """A model that was trained without a stop, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    model = model_of(tiny, post_processor=post_processor())
+    fit(folder, model, datamodule(root))
+    assert not model.post_processor.image_threshold.isnan()
+    return model, folder
+
+
 @pytest.mark.parametrize("step", [STEPS_OF_EPOCH, STEPS])
-@pytest.mark.parametrize("post_processor", [cada, lambda: True], ids=["cada", "default"])
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, data, tiny_arguments, post_processor, step):
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, data, tiny, post_processor, whole, step):
     """Also if it was stopped when all was trained, but neither validated nor calibrated."""
-    whole = model_of(tiny_arguments, post_processor=post_processor())
-    fit(tmp_path / "whole", whole, data)
-    assert not whole.post_processor.image_threshold.isnan()
     with pytest.raises(PowerFailure):
-        fit(tmp_path / "run", model_of(tiny_arguments, post_processor=post_processor()), data, FailAt(step))
-    resumed = model_of(tiny_arguments, post_processor=post_processor())
-    stopped = tmp_path / "run" / f"step={step}.ckpt"
-    assert not (tmp_path / "run" / f"step={step + STEPS_OF_EPOCH}.ckpt").exists()
-    fit(tmp_path / "run", resumed, data, ckpt_path=stopped)
-    assert_same_state(resumed.state_dict(), whole.state_dict())
-    again = model_of(tiny_arguments, post_processor=post_processor())
-    fit(tmp_path / "whole", again, data, ckpt_path=tmp_path / "whole" / f"step={STEPS}.ckpt")
-    assert_same_state(again.state_dict(), whole.state_dict())
+        fit(tmp_path, model_of(tiny, post_processor=post_processor()), data, FailAt(step))
+    resumed = model_of(tiny, post_processor=post_processor())
+    assert not (tmp_path / f"step={step + STEPS_OF_EPOCH}.ckpt").exists()
+    fit(tmp_path, resumed, data, ckpt_path=tmp_path / f"step={step}.ckpt")
+    expected = whole[0].state_dict()
+    assert_same_state(resumed.state_dict(), expected)
     # That of anomalib's Engine is written after the validation, the other one before.
-    kept = UniAS.load_from_checkpoint(sorted((tmp_path / "run").rglob("weights/lightning/*.ckpt"))[-1])
-    assert_same_state(kept.state_dict(), whole.state_dict())
+    kept = UniAS.load_from_checkpoint(sorted(tmp_path.rglob("weights/lightning/*.ckpt"))[-1])
+    assert_same_state(kept.state_dict(), expected)
 
 
-def test_int8_of_a_run_that_was_resumed(tmp_path, data, tiny_arguments):
-    model = model_of(tiny_arguments, post_processor=cada())
+def test_a_run_that_is_over_can_be_resumed(data, tiny, post_processor, whole):
+    model, folder = whole
+    again = model_of(tiny, post_processor=post_processor())
+    fit(folder, again, data, ckpt_path=folder / f"step={STEPS}.ckpt")
+    assert_same_state(again.state_dict(), model.state_dict())
+
+
+def test_int8_of_a_run_that_was_resumed(tmp_path, data, tiny):
+    model = model_of(tiny, post_processor=cada())
     fit(tmp_path, model, data, steps=STEPS_OF_EPOCH)
-    model = model_of(tiny_arguments, post_processor=cada())
+    model = model_of(tiny, post_processor=cada())
     engine = fit(tmp_path, model, data, ckpt_path=tmp_path / f"step={STEPS_OF_EPOCH}.ckpt")
     path = engine.export(
         model,

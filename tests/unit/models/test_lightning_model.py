@@ -19,17 +19,27 @@ from anomalib_unias.models.unias import UniAS
 from anomalib_unias.post_processing import MissingCalibrationError
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, write_category):
+    return write_category(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture
-def data(tmp_path, write_category):
-    root = write_category(tmp_path / "data")
+def data(root):
+    return datamodule(root)
+
+
+def datamodule(root) -> MVTecAD:
     return MVTecAD(root=root, category="plate", train_batch_size=2, eval_batch_size=4, num_workers=0)
 
 
-@pytest.fixture
-def build(tiny_arguments):
+@pytest.fixture(scope="module")
+def build(tiny):
+    """Models with few operations, which take most of the time."""
+
     def build(**changes) -> UniAS:
         torch.manual_seed(3)
-        return UniAS(**{**tiny_arguments, "visualizer": False, **changes})
+        return UniAS(**{**tiny(UniAS), "levels": [2, 3], "visualizer": False, **changes})
 
     return build
 
@@ -231,10 +241,10 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
-@pytest.fixture
-def checkpoint_path(tmp_path, build, data):
-    run = engine(tmp_path)
-    run.fit(build(channel_branch=False), datamodule=data)
+@pytest.fixture(scope="module")
+def checkpoint_path(tmp_path_factory, build, root):
+    run = engine(tmp_path_factory.mktemp("checkpoint"))
+    run.fit(build(channel_branch=False), datamodule=datamodule(root))
     return run.trainer.checkpoint_callback.best_model_path
 
 
@@ -279,7 +289,7 @@ def test_thresholds_do_not_hold_at_another_image_size(checkpoint_path, caplog):
 
 def test_a_calibration_does_not_hold_at_another_image_size(tmp_path, build, data):
     run = engine(tmp_path)
-    run.fit(build(channel_branch=False, post_processor=CadaPostProcessor()), datamodule=data)
+    run.fit(build(channel_branch=False, post_processor=CadaPostProcessor(map_power=1)), datamodule=data)
     path = run.trainer.checkpoint_callback.best_model_path
     assert UniAS.load_from_checkpoint(path).eval()(torch.rand(1, 3, 50, 50)).pred_label is not None
     larger = UniAS.load_from_checkpoint(path, image_size=(96, 128)).eval()

@@ -1,13 +1,12 @@
 """Checkpoints of the published code: renaming, the backbone, the command, and what is refused."""
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
 import torch
 from timm.models import create_model
 
+from anomalib_unias import cli
 from anomalib_unias.models.unias import UniAS, UniASModel
 from anomalib_unias.models.unias.published_checkpoint import (
     _COMPILED,
@@ -125,10 +124,10 @@ def test_without_a_backbone_the_own_one_stays(file, published):
     assert torch.equal(other.backbone.network.conv_stem.weight, before)
 
 
-def test_command_writes_a_checkpoint_that_opens(file, model, tmp_path):
+def test_command_writes_a_checkpoint_that_opens(file, model, tmp_path, monkeypatch):
     output = tmp_path / "unias.ckpt"
-    command = "from anomalib_unias.cli import main; main()"
-    subprocess.run([sys.executable, "-c", command, "convert", str(file()), str(output)], check=True)
+    monkeypatch.setattr("sys.argv", ["anomalib-unias", "convert", str(file()), str(output)])
+    cli.main()
     loaded = UniAS.load_from_checkpoint(output).eval()
     for key, tensor in model.decoder.state_dict().items():
         assert torch.equal(tensor, loaded.model.decoder.state_dict()[key]), key

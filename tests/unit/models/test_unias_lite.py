@@ -81,7 +81,7 @@ def test_checkpoints_of_both_classes(saved, opened, tmp_path, write_category):
         root=write_category(tmp_path / "data", train=12), category="plate", train_batch_size=2, num_workers=0
     )
     arguments = UNIAS_LITE | QUICK if saved is UniAS else QUICK
-    model = saved(**arguments, post_processor=CadaPostProcessor(), visualizer=False)
+    model = saved(**arguments, post_processor=CadaPostProcessor(map_power=1), visualizer=False)
     engine = Engine(default_root_dir=tmp_path / "results", accelerator="cpu", devices=1, enable_progress_bar=False)
     engine.fit(model, datamodule=data)
     path = engine.trainer.checkpoint_callback.best_model_path
