@@ -69,7 +69,6 @@ def train(model, folder, root):
     limits = {"max_epochs": 1, "limit_train_batches": 2}
     engine = Engine(default_root_dir=root, accelerator="cpu", devices=1, logger=False, **limits)
     engine.fit(model, datamodule=datamodule(folder))
-    return engine
 
 
 def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments, write_onnx_once):
