@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := results/demo
-PARALLEL := -n 2 --dist loadfile --max-worker-restart 0
+# In the order given: the long files are in tests/integration.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # A warning is an error. The variable silences a notice about the successor of mkdocs-material.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -36,8 +37,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(SITE)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/unit src
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) tests/integration tests/unit src
 
 docs: $(VENV)/.installed
 	$(SITE)

@@ -23,9 +23,13 @@ MODELS = [UniAD, ReContrast]
 IMAGES = torch.rand(2, 3, 80, 110, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, write_category):
+    return write_category(tmp_path_factory.mktemp("data"), train=12)
+
+
 @pytest.fixture
-def data(tmp_path, write_category):
-    root = write_category(tmp_path / "data", train=12)
+def data(root):
     return MVTecAD(root=root, category="plate", train_batch_size=4, eval_batch_size=6, num_workers=0)
 
 
