@@ -8,6 +8,7 @@ import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.data.utils import ValSplitMode
+from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from lightning.pytorch.trainer.states import TrainerFn
@@ -69,6 +70,7 @@ def train(model, folder, root):
     limits = {"max_epochs": 1, "limit_train_batches": 2}
     engine = Engine(default_root_dir=root, accelerator="cpu", devices=1, logger=False, **limits)
     engine.fit(model, datamodule=datamodule(folder))
+    return engine
 
 
 def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments, write_onnx_once):
@@ -98,11 +100,17 @@ def test_unias_gives_the_same_answer_everywhere(folder, tmp_path, tiny_arguments
 
 
 def test_a_calibrated_model_gives_the_same_answer_everywhere(folder, tmp_path, tiny, write_onnx_once):
-    """The calibration is part of what is compared. Exports of other models: test_checks_of_models.py."""
+    """Exported from the checkpoint by the Engine. Exports of other models: test_checks_of_models.py."""
+    arguments = tiny(ReContrast)
+    engine = train(ReContrast(**arguments, post_processor=CadaPostProcessor(map_power=1)), folder, tmp_path)
     write_onnx_once(ReContrast)
-    calibrated = ReContrast(**tiny(ReContrast), post_processor=CadaPostProcessor(map_power=1))
-    train(calibrated, folder, tmp_path)
-    report = check_export_parity(calibrated, datamodule(folder))
+    for kind in (ExportType.ONNX, ExportType.OPENVINO):
+        model = ReContrast(**arguments)
+        path = engine.export(model, kind, export_root=tmp_path, ckpt_path=engine.best_model_path)
+        assert path.stat().st_size > 0
+    loaded = ReContrast.load_from_checkpoint(engine.best_model_path)
+    loaded.visualizer = None
+    report = check_export_parity(loaded, datamodule(folder))
     rows = report.frame().set_index("stage")
     ways = {"lightning predict", "lightning test", "torch", "onnx", "openvino", "inspection line"}
     assert ways <= set(rows.index)
