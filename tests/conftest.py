@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from hypothesis import settings
@@ -14,6 +15,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("ANOMALIB_UNIAS_TEST_THREADS", "1")))
+
+# Tests, anomalib and Model API begin cores of OpenVINO of their own. When two of them end in the order in which they
+# began, the next signal ends the process (test_openvino_core.py); that of a worker of a data loader is one. So none ends.
+_cores: list[openvino.Core] = []
+_begin = openvino.Core.__init__
+
+
+def _begin_and_keep(core: openvino.Core, *arguments: object) -> None:
+    _begin(core, *arguments)
+    _cores.append(core)
+
+
+openvino.Core.__init__ = _begin_and_keep
 
 _TINY = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 96), "training_steps": 4}
 _TINY_TRANSFORMER = {
