@@ -17,7 +17,7 @@ settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("ANOMALIB_UNIAS_TEST_THREADS", "1")))
 
 # Tests, anomalib and Model API begin cores of OpenVINO of their own. When two of them end in the order in which they
-# began, the next signal ends the process (test_openvino_core.py); that of a worker of a data loader is one. So none ends.
+# began, the next signal ends the process (test_openvino_core.py), that of a worker of a data loader, say. So none ends.
 _cores: list[openvino.Core] = []
 _begin = openvino.Core.__init__
 
