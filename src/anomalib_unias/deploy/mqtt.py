@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.outages import Outage
-from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, Deliveries
+from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 # Seconds between two attempts to reach the broker: doubled from the first to the second.
@@ -14,7 +14,7 @@ _DELAYS = 1, 30
 _LARGEST_QUEUE = 60_000
 
 
-class MqttSink:
+class MqttSink(BackgroundSink):
     """Publishes each line as a message of its own, with the quality of service 1: at least once.
 
     ``paho-mqtt`` does the work in a thread of its own. It keeps the messages that the broker has not confirmed, and
@@ -59,8 +59,7 @@ class MqttSink:
             raise InspectionError(msg)
         port = parts.port or _PORTS[parts.scheme]
         self.name = f"{parts.scheme}://{parts.hostname}:{port}/{self._topic}"
-        self._patience = patience
-        self._deliveries = Deliveries()
+        super().__init__(patience)
         self._outage = Outage(self.name, "Results are kept and sent when the broker is there again.")
         self._client: Any = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.username_pw_set(*(part and unquote(part) for part in (parts.username, parts.password)))
@@ -79,24 +78,10 @@ class MqttSink:
         self._client.connect_async(parts.hostname, port)
         self._client.loop_start()
 
-    @property
-    def undelivered(self) -> int:
-        """Number of lines that the broker has not confirmed."""
-        return self._deliveries.undelivered
+    def _take(self, line: bytes) -> bool:
+        return self._client.publish(self._topic, line, qos=1).rc != self._queue_is_full
 
-    def publish(self, line: bytes) -> None:
-        """Take a line.
-
-        Args:
-            line (bytes): JSON object.
-        """
-        self._deliveries.begin()
-        if self._client.publish(self._topic, line, qos=1).rc == self._queue_is_full:
-            self._deliveries.end(arrived=False)
-
-    def close(self) -> None:
-        """Wait a while for what the broker has not confirmed, then disconnect."""
-        self._deliveries.wait(self._patience)
+    def _stop(self) -> None:
         connected = self._client.is_connected()
         self._client.disconnect()
         if connected:  # or else the thread may be in the middle of an attempt, and ends after it

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 QUEUE_SIZE = 10_000
@@ -73,3 +74,43 @@ class Deliveries:
         with self._changed:
             while self._open and (remaining := end - time.monotonic()) > 0:
                 self._changed.wait(remaining)
+
+
+class BackgroundSink(ABC):
+    """A sink that counts what it is given and what has arrived; how lines are delivered is for the subclass to say.
+
+    Args:
+        patience (float): Seconds that :meth:`close` waits for what is on its way.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._deliveries = Deliveries()
+
+    @property
+    def undelivered(self) -> int:
+        """Number of lines that have not arrived."""
+        return self._deliveries.undelivered
+
+    def publish(self, line: bytes) -> None:
+        """Take a line.
+
+        Args:
+            line (bytes): JSON object.
+        """
+        self._deliveries.begin()
+        if not self._take(line):
+            self._deliveries.end(arrived=False)
+
+    def close(self) -> None:
+        """Wait a while for what has not arrived, then give up."""
+        self._deliveries.wait(self._patience)
+        self._stop()
+
+    @abstractmethod
+    def _take(self, line: bytes) -> bool:
+        """Begin to deliver a line without waiting; ``False`` if too many are on their way already."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """End what delivers in the background."""

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.outages import Outage
-from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, Deliveries
+from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink
 
 # Answers after which the same line is sent again: until it is taken, or a few times.
 _UNAVAILABLE = (408, 429, 502, 503, 504)
@@ -16,7 +16,7 @@ _TIMES = 3
 _LONGEST_DELAY = 30.0
 
 
-class WebhookSink:
+class WebhookSink(BackgroundSink):
     """Posts each line as a request of its own: at least once, in the order of the images.
 
     A thread sends one after the other, through a pool of ``urllib3``. Where nobody answers, or a proxy says that the
@@ -60,8 +60,7 @@ class WebhookSink:
         place = parts.netloc.rpartition("@")[2]
         self.name = f"{parts.scheme}://{place}{parts.path}"
         self._url = urlunsplit(parts._replace(netloc=place))
-        self._patience = patience
-        self._deliveries = Deliveries()
+        super().__init__(patience)
         self._outage = Outage(self.name, "Results are kept and sent when the server is there again.")
         self._refusal = Outage(self.name, "Refused results are counted as not delivered.")
         user = None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -88,26 +87,14 @@ class WebhookSink:
         # A daemon: a server that does not answer must not keep the process.
         threading.Thread(target=self._send_all, name=self.name, daemon=True).start()
 
-    @property
-    def undelivered(self) -> int:
-        """Number of lines that the server has not taken."""
-        return self._deliveries.undelivered
-
-    def publish(self, line: bytes) -> None:
-        """Take a line.
-
-        Args:
-            line (bytes): JSON object.
-        """
-        self._deliveries.begin()
+    def _take(self, line: bytes) -> bool:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
-            self._deliveries.end(arrived=False)
+            return False
+        return True
 
-    def close(self) -> None:
-        """Wait a while for what the server has not taken."""
-        self._deliveries.wait(self._patience)
+    def _stop(self) -> None:
         self._given_up.set()
 
     def _send_all(self) -> None:
