@@ -105,8 +105,9 @@ def find_rows(folder: Path, wanted: Collection[bytes]) -> dict[bytes, np.ndarray
     remaining = set(wanted)
     for path in sorted(folder.glob("*.npy")):
         with contextlib.suppress(Exception):  # only the owner of a damaged file has to be told
-            keys = _keys(_map(path), path)
-            places = {key: row for row, key in enumerate(keys)}
+            array = _map(path)
+            keys = _keys(array, path)
+            places = {keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]: row for row in range(len(array))}
             if useful := remaining & places.keys():
                 rows = np.asarray(_read(path))
                 found.update({key: rows[places[key]] for key in useful})
@@ -148,8 +149,9 @@ def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterab
                 with _refusals(folder):
                     _write(descriptor, content)
             with _refusals(folder):
-                _write(descriptor, b"".join(keys))
-                checksum = zlib.crc32(b"".join(keys), checksum)
+                joined = b"".join(keys)
+                _write(descriptor, joined)
+                checksum = zlib.crc32(joined, checksum)
                 _write(descriptor, checksum.to_bytes(_CHECKSUM_BYTES, "little"))
                 os.fsync(descriptor)
         finally:
@@ -228,7 +230,7 @@ def _read(path: Path) -> np.memmap:
     with path.open("rb") as file:
         file.seek(-_CHECKSUM_BYTES, os.SEEK_END)
         expected = file.read()
-    if zlib.crc32(b"".join(_keys(array, path)), _checksum(array)).to_bytes(_CHECKSUM_BYTES, "little") != expected:
+    if zlib.crc32(_keys(array, path), _checksum(array)).to_bytes(_CHECKSUM_BYTES, "little") != expected:
         msg = f"{path} is damaged."
         raise ValueError(msg)
     return array
@@ -244,11 +246,11 @@ def _map(path: Path) -> np.memmap:
     return array
 
 
-def _keys(array: np.memmap, path: Path) -> list[bytes]:
-    """The keys behind an array."""
+def _keys(array: np.memmap, path: Path) -> bytes:
+    """The keys behind an array, one after the other."""
     with path.open("rb") as file:
         file.seek(array.offset + array.nbytes)
-        return [file.read(_KEY_BYTES) for _ in range(len(array))]
+        return file.read(len(array) * _KEY_BYTES)
 
 
 def _checksum(array: np.ndarray) -> int:
