@@ -68,7 +68,9 @@ class _Trained:
     checkpoint: Path
     images: Tensor
     size: tuple[int, int]
-    folder: TemporaryDirectory | None = None
+    paths_before: list[str]
+    paths_after: list[str]
+    folder: TemporaryDirectory
 
     def copy(self) -> AnomalibModule:
         return copy.deepcopy(self.model).eval()
@@ -229,10 +231,8 @@ def check_data_come_back(factory: Factory, datamodule: AnomalibDataModule, tmp_p
         AssertionError: If it has not.
     """
     del tmp_path
-    datamodule.setup()
-    before = [str(path) for path in datamodule.train_data.samples.image_path]
-    _trained(factory, datamodule)
-    after = [str(path) for path in datamodule.train_data.samples.image_path]
+    trained = _trained(factory, datamodule)
+    before, after = trained.paths_before, trained.paths_after
     if before != after:
         _fail(f"The datamodule had {len(before)} training images before a training, and {len(after)} afterwards.")
 
@@ -299,13 +299,20 @@ def _name(factory: Factory) -> str:
 @lru_cache(maxsize=1)
 def _trained(factory: Factory, datamodule: AnomalibDataModule) -> _Trained:
     folder = TemporaryDirectory()
+    datamodule.setup()
+    before = _training_paths(datamodule)
     model, checkpoint = _fit(factory, datamodule, Path(folder.name))
+    after = _training_paths(datamodule)
     rows = np.linspace(0, len(datamodule.test_data) - 1, _IMAGES).round().astype(int)
     images = [torch.as_tensor(datamodule.test_data[row].image)[None] for row in rows]
     size = model.input_size or images[0].shape[-2:]
     height, width = int(size[0]), int(size[1])
     resized = [interpolate(image, (height, width), mode="bilinear", antialias=True) for image in images]
-    return _Trained(model, checkpoint, torch.cat(resized), (height, width), folder)
+    return _Trained(model, checkpoint, torch.cat(resized), (height, width), before, after, folder)
+
+
+def _training_paths(datamodule: AnomalibDataModule) -> list[str]:
+    return [str(path) for path in datamodule.train_data.samples.image_path]
 
 
 def _fit(factory: Factory, datamodule: AnomalibDataModule, folder: Path) -> tuple[AnomalibModule, Path]:
