@@ -61,6 +61,11 @@ class Group:
                 raise argparse.ArgumentTypeError(msg)
         return group
 
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``UnifiedDataModule`` that say which images, in plain values."""
+        data: dict[str, Any] = {"datamodule": "MVTecAD", "root": str(self.root.resolve())} if self.root else _BUILT_IN
+        return {**data, "categories": list(self.categories) or "all"}
+
     def datamodule(self, seed: int, train_batch_size: int = 8) -> UnifiedDataModule:
         """All images of the group.
 
@@ -71,12 +76,9 @@ class Group:
         Returns:
             UnifiedDataModule: Not set up yet.
         """
-        data: dict[str, Any] = {"datamodule": "MVTecAD", "root": self.root} if self.root else _BUILT_IN
-        categories = list(self.categories) or "all"
         return _FewImages(
             self.train_images,
-            **data,
-            categories=categories,
+            **self.arguments(),
             train_batch_size=train_batch_size,
             eval_batch_size=16,
             num_workers=0,

@@ -34,7 +34,7 @@ _CHUNK = 1024
 _REST = 2.0
 
 
-class QuickPatchcore(Patchcore):
+class QuickPatchcore(Patchcore, AnomalibModule):  # the second, for anomalib to find it by its name
     """Chooses the patches that anomalib's coreset would, by distances that need no copy of all patches.
 
     Anomalib 2.7.0 copies all patches for every one that it chooses.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from anomalib.models import ReverseDistillation
-from anomalib.models.components import TimmFeatureExtractor
+from anomalib.models.components import AnomalibModule, TimmFeatureExtractor
 from torch import Tensor, nn
 
 LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
@@ -23,7 +23,7 @@ class _Projections(nn.Module):
         return [level(feature) for level, feature in zip(self.levels, features, strict=True)]
 
 
-class LiteReverseDistillation(ReverseDistillation):
+class LiteReverseDistillation(ReverseDistillation, AnomalibModule):  # the second, for anomalib to find it by name
     """Anomalib's bottleneck and decoder for ResNet18 between two learned projections of the channels.
 
     The encoder is EfficientNet-Lite0 with the strides 4, 8 and 16 of ResNet18. Loss, optimiser and map are anomalib's.

@@ -5,7 +5,10 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from omegaconf import OmegaConf
 from torch import nn
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias.compat.models import model_class
 
@@ -14,14 +17,17 @@ def assemble(
     model: str,
     post_processor: str | None = None,
     evaluator: str | None = "UnifiedEvaluator",
+    pre_processor: Mapping[str, Any] | None = None,
     trainer_arguments: Mapping[str, Any] | None = None,
+    arguments_of: Mapping[str, Mapping[str, Any]] | None = None,
     **arguments: Any,
 ) -> AnomalibModule:
     """Build any anomalib model with parts of this package that are given by their names.
 
     For anomalib's ``benchmark`` pipeline (2.7.0), which reads plain values only: it can neither build a post-processor
-    or evaluator, nor limit the training of a model that does not limit itself, and it wants the same metrics from
-    every model. There ``class_path: anomalib_unias.assemble`` stands for the model.
+    or evaluator, nor limit the training of a model that does not limit itself, and it wants the same arguments for
+    all models of a run and the same metrics from every one. There ``class_path: anomalib_unias.assemble`` stands for
+    the model.
 
     Args:
         model (str): Name of the model, e.g. ``"Patchcore"``.
@@ -29,8 +35,12 @@ def assemble(
             ``None``: that of the model.
         evaluator (str | None): ``"UnifiedEvaluator"``, or ``None`` for that of the model. Defaults to
             ``"UnifiedEvaluator"``.
+        pre_processor (Mapping[str, Any] | None): ``image_size`` (height, width), ``mean`` and ``std`` of a
+            pre-processor that resizes and normalises. Defaults to ``None``: that of the model.
         trainer_arguments (Mapping[str, Any] | None): What is asked of the trainer where the model itself asks nothing,
             e.g. ``{"max_epochs": 20}``. Defaults to ``None``.
+        arguments_of (Mapping[str, Mapping[str, Any]] | None): Arguments for one model of several, by its name; all
+            that is listed here can be among them. Defaults to ``None``.
         **arguments (Any): Constructor arguments of the model.
 
     Returns:
@@ -38,19 +48,45 @@ def assemble(
 
     Raises:
         UnknownModelError: If anomalib knows no such model.
-        ValueError: If a part is unknown.
+        ValueError: If a part is unknown, or a pre-processor is not described by the three.
 
     Example:
         >>> model = assemble("Padim", post_processor="CadaPostProcessor", backbone="resnet18", pre_trained=False)
         >>> type(model).__name__, type(model.post_processor).__name__
         ('Padim', 'CadaPostProcessor')
+        >>> assemble("Padim", pre_trained=False, arguments_of={"Padim": {"backbone": "resnet18"}}).hparams["backbone"]
+        'resnet18'
     """
+    own = _plain(arguments_of or {}).get(model)
+    if own:
+        given = {
+            "post_processor": post_processor,
+            "evaluator": evaluator,
+            "pre_processor": pre_processor,
+            "trainer_arguments": trainer_arguments,
+        }
+        return assemble(model, **{**given, **arguments, **own})
+    if pre_processor is not None:
+        arguments["pre_processor"] = _resizing(pre_processor)
     for part, name in (("post_processor", post_processor), ("evaluator", evaluator)):
         if name is not None:
             arguments[part] = _part(part, name)()
     stock = model_class(model)
     build = stock if trainer_arguments is None else _asking(stock, trainer_arguments)
     return build(**arguments)
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries and lists of Python: anomalib hands over those of OmegaConf."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _resizing(described: Mapping[str, Any]) -> PreProcessor:
+    if set(described) != {"image_size", "mean", "std"}:
+        msg = f"pre_processor must have image_size, mean and std, got {', '.join(described) or 'nothing'}."
+        raise ValueError(msg)
+    size, mean, std = (list(described[name]) for name in ("image_size", "mean", "std"))
+    return PreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
 
 
 class _Asking(nn.Module):
