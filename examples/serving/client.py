@@ -41,8 +41,13 @@ def main() -> None:
     parser.add_argument("--model", default="anomaly")
     arguments = parser.parse_args()
     found = ask(arguments.url, arguments.model, np.array(Image.open(arguments.image).convert("RGB")))
-    label = "anomalous" if found["pred_label"].item() else "normal"
+    # A model that was exported without thresholds calls nothing good or defective.
+    label = {None: "no label", True: "anomalous", False: "normal"}[_flag(found.get("pred_label"))]
     sys.stdout.write(f"{arguments.image}: score {found['pred_score'].item():.4f}, {label}\n")
+
+
+def _flag(output: np.ndarray | None) -> bool | None:
+    return None if output is None else bool(output.item())
 
 
 if __name__ == "__main__":

@@ -10,12 +10,32 @@ processes are its own business.
 """
 
 import asyncio
+import logging
 
 import openvino as ov
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 from mlserver.utils import get_model_uri
+
+_LOG = logging.getLogger(__name__)
+_FORMAT = "1"
+
+
+def doubts(model: ov.Model) -> list[str]:
+    """What whoever runs the server should know, as ``anomalib-unias inspect`` says it."""
+    if not model.has_rt_info(["model_info", "description_format"]):
+        return [
+            "it does not say what it is; it is taken for an export of anomalib, which takes RGB in [0, 1]. "
+            "If it is one, 'anomalib-unias describe' writes that into it"
+        ]
+    found = []
+    format_ = model.get_rt_info(["model_info", "description_format"]).astype(str)
+    if format_ != _FORMAT:
+        found.append(f"its description has the format {format_}, this example knows {_FORMAT}: export it again")
+    if not any("pred_label" in output.get_names() for output in model.outputs):
+        found.append("it was exported without thresholds, so that no image is called good or defective")
+    return found
 
 
 class OpenVINORuntime(MLModel):
@@ -24,7 +44,11 @@ class OpenVINORuntime(MLModel):
     async def load(self) -> bool:
         """Compile the model, in full precision: scores are those of training."""
         path = await get_model_uri(self.settings)
-        self._compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        core = ov.Core()
+        model = core.read_model(path)
+        for doubt in doubts(model):
+            _LOG.warning("%s: %s", path, doubt)
+        self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from anomalib.models import AnomalibModule, Padim, get_model, list_models
 from anomalib.pipelines import Benchmark
@@ -17,7 +18,9 @@ from omegaconf import OmegaConf
 
 from anomalib_unias import CadaPostProcessor, UnifiedDataModule, UnifiedEvaluator, assemble
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "benchmark").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs" / "benchmark"
+CONFIGS = [FOLDER / "mvtecad.yaml", FOLDER / "visa.yaml"]
+PRODUCTS = FOLDER / "products.yaml"
 SMALL = {"backbone": "resnet18", "pre_trained": False}
 
 
@@ -36,7 +39,28 @@ def _forget_models():
 
 
 def test_they_are_there():
-    assert [path.stem for path in CONFIGS] == ["mvtecad", "visa"]
+    assert {*CONFIGS, PRODUCTS} == set(FOLDER.glob("*.yaml"))
+
+
+def test_three_models_of_one_size_on_products_of_ones_own():
+    content = yaml.safe_load(PRODUCTS.read_text())
+    assert content["accelerator"] == ["cpu"]
+    jobs = list(get_iterator_from_grid_dict(content["benchmark"]))
+    models = {}
+    for job in jobs:
+        assert UnifiedDataModule.__name__ == job["data"]["class_path"]
+        arguments = copy.deepcopy(job["model"]["init_args"])
+        for own in arguments["arguments_of"].values():
+            own["pre_trained"] = False
+        model = models[arguments["model"]] = get_model({**job["model"], "init_args": arguments})
+        assert isinstance(model.evaluator, UnifiedEvaluator)
+        assert list(model.pre_processor.transform.transforms[0].size) == [224, 224]
+    assert len(jobs) == 9
+    assert list(models) == ["UniASLite", "Patchcore", "ReverseDistillation"]
+    preset, patchcore, other = models.values()
+    assert patchcore.hparams["backbone"] == preset.hparams["backbone"]
+    assert patchcore.coreset_sampling_ratio == 0.01
+    assert other.trainer_arguments["max_steps"] == 500
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -102,6 +126,27 @@ def test_it_is_a_model_like_any_other(trainer_arguments):
     assert copied.hparams["layers"] == ["layer1"]
     assert copied.state_dict().keys() == model.state_dict().keys()
     assert not [name for name in list_models("pascal") if "Asking" in name]
+
+
+def test_arguments_of_one_model_go_before_those_of_all():
+    common = {
+        "arguments_of": {"Padim": {"n_features": 7, "evaluator": None, "trainer_arguments": {"limit_train_batches": 2}}}
+    }
+    padim = assemble("Padim", layers=["layer1"], n_features=9, **SMALL, **common)
+    assert (padim.model.n_features, padim.trainer_arguments["limit_train_batches"]) == (7, 2)
+    assert not isinstance(padim.evaluator, UnifiedEvaluator)
+    assert assemble("Patchcore", **SMALL, **common).model.num_neighbors == 9
+
+
+def test_pre_processor_by_its_numbers():
+    model = assemble("Padim", pre_processor={"image_size": [32, 48], "mean": [0.5] * 3, "std": [0.25] * 3}, **SMALL)
+    images = model.pre_processor.transform(torch.full((1, 3, 64, 64), 0.75))
+    torch.testing.assert_close(images, torch.ones(1, 3, 32, 48))
+
+
+def test_pre_processor_needs_its_three_numbers():
+    with pytest.raises(ValueError, match=r"must have image_size, mean and std, got image_size\."):
+        assemble("Padim", pre_processor={"image_size": [32, 48]}, **SMALL)
 
 
 def test_unknown_part():

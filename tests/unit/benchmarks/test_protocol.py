@@ -6,14 +6,17 @@ from inspect import signature
 
 import pandas as pd
 import pytest
+import yaml
 
 protocol = pytest.importorskip("benchmarks.protocol", reason="benchmarks are not part of a source distribution")
 
-from benchmarks import cada, jobs, paper_cada, quality, quality_summary, recipe  # noqa: E402
+from benchmarks import cada, jobs, paper_cada, quality, quality_summary, recipe, stock_pipeline  # noqa: E402
 from benchmarks.groups import Group  # noqa: E402
 from benchmarks.models import TRAINED, needed_gb  # noqa: E402
 
 from anomalib_unias import ReContrastLite  # noqa: E402
+
+MODELS_OF_PIPELINE = ("unias_lite", "patchcore", "reverse_distillation")
 
 
 @pytest.fixture
@@ -200,3 +203,44 @@ def test_variant_is_a_list_of_arguments():
     assert recipe.arguments_of("") == recipe.arguments_of("preset") == {}
     with pytest.raises(ValueError, match="got 'prototypes'"):
         recipe.arguments_of("prototypes")
+
+
+def test_stock_pipeline_runs_the_shipped_configuration(folder):
+    jobs = {name: stock_pipeline.configuration(Group.parse(f"b={folder}:nut"), name, 7) for name in MODELS_OF_PIPELINE}
+    for job in jobs.values():
+        benchmark = job["benchmark"]
+        assert (job["accelerator"], benchmark["seed"]) == (["cpu"], 7)
+        data = benchmark["data"]["init_args"]
+        assert (data["root"], data["categories"], data["seed"]) == (str(folder), ["nut"], 7)
+        assert (data["val_split_mode"], data["train_batch_size"]) == ("none", 8)
+    shipped = yaml.safe_load(stock_pipeline.CONFIG.read_text())["benchmark"]["model"]["init_args"]["arguments_of"]
+    built = {name: job["benchmark"]["model"]["init_args"] for name, job in jobs.items()}
+    assert built["patchcore"] == {
+        "model": "QuickPatchcore",
+        "arguments_of": {"QuickPatchcore": shipped["Patchcore"]},
+    }
+    peer = built["reverse_distillation"]["arguments_of"]["LiteReverseDistillation"]
+    assert peer["trainer_arguments"] == shipped["ReverseDistillation"]["trainer_arguments"]
+    assert built["unias_lite"]["model"] == "UniASLite"
+
+
+def test_rows_of_the_stock_pipeline():
+    result = pd.Series(
+        {"fit_duration": 9.0, "mean_pixel_ap": 0.5, "gap_pixel_ap": 0.1, "nut_a/dsc": 0.7, "image_F1": 1}
+    )
+    rows = stock_pipeline.rows_of(result)
+    assert [tuple(row) for row in rows.to_numpy()] == [
+        ("mixed", "fit_seconds", 9.0),
+        ("mean", "pixel_ap", 0.5),
+        ("nut_a", "dsc", 0.7),
+    ]
+
+
+def test_summary_of_the_stock_pipeline_shows_both_runs(tmp_path):
+    table(("b", "patchcore", 0, "mean", "pixel_ap", 0.25)).to_csv(tmp_path / "quality.csv", index=False)
+    rows = pd.DataFrame([("b", "patchcore", 0, "mean", "pixel_ap", 0.5)], columns=stock_pipeline.COLUMNS)
+    stock_pipeline.summarize(rows, tmp_path)
+    text = (tmp_path / "stock_pipeline.md").read_text()
+    for run, value in (("stock pipeline", "0.5"), ("benchmarks.quality", "0.25")):
+        (line,) = [line for line in text.splitlines() if f"patchcore, {run}" in line]
+        assert line.split("|")[2].strip() == value

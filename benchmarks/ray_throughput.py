@@ -1,0 +1,65 @@
+"""Images per second of the example in ``examples/ray`` with one and with two workers, on this machine.
+
+    pip install "anomalib-unias[ray]" && python -m benchmarks.ray_throughput
+
+The same images and export in turns, UniAS-lite (random weights) in FP32. A job of ``--images`` images and one of three
+times as many are timed: their difference is free of the start of the workers, which costs seconds once. Two rows are
+written to benchmarks/results/speed.csv: images per second of two workers against one, and seconds of the start.
+"""
+
+import argparse
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from runpy import run_path
+from shutil import copy, rmtree
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import ray
+import torch
+from benchmarks.latency import export, write_images
+from benchmarks.speed import record
+
+from anomalib_unias.backbones import register_backbones
+
+ROOT = Path(__file__).parents[1]
+WORKERS = (1, 2)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--images", type=int, default=200, help="of the shorter job")
+    parser.add_argument("--image_size", type=int, default=700)
+    parser.add_argument("--work", type=Path, default=Path("results/latency"), help="folder for the export")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    register_backbones()
+    images = write_images(options.work / "images", options.image_size)
+    model = export("unias_lite", "fp32", "openvino", options.work, images[0].parent).resolve()
+    inspect_images = run_path(str(ROOT / "examples" / "ray" / "inspect_images.py"))["inspect_images"]
+    ray.init(include_dashboard=False, log_to_driver=False)
+    counts = (options.images, 3 * options.images)
+    seconds = np.empty((options.turns, len(WORKERS), len(counts)))
+    with TemporaryDirectory() as folder:
+        for count in counts:
+            (Path(folder) / str(count)).mkdir()
+            for index, path in enumerate(islice(cycle(images), count)):
+                copy(path, Path(folder) / str(count) / f"{index:05}{path.suffix}")
+        for turn, workers, job in np.ndindex(seconds.shape):
+            started = time.perf_counter()
+            results = Path(folder) / "results"
+            inspect_images(str(model), str(Path(folder) / str(counts[job])), str(results), WORKERS[workers])
+            seconds[turn, workers, job] = time.perf_counter() - started
+            rmtree(results)
+            print(f"turn {turn}, {WORKERS[workers]} workers, {counts[job]} images: {seconds[turn, workers, job]:.1f} s")
+    rates = (counts[1] - counts[0]) / (seconds[..., 1] - seconds[..., 0])
+    starts = seconds[..., 0] - counts[0] / rates
+    record("Ray, one worker against two, unias_lite", *rates.T, "images/s")
+    record("Ray, start of one worker against two", *starts.T, "s")
+
+
+if __name__ == "__main__":
+    main()
