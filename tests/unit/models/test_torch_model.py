@@ -49,7 +49,7 @@ def build(**changes) -> UniASModel:
         {"image_score": "top"},
         {"image_size": (128, 64)},
         {"backbone": "convnext_atto"},
-        {"backbone": "efficientnet_lite0"},
+        {"backbone": "tf_efficientnet_lite0_pypi"},
         {"hidden_dim": 24, "num_heads": 3},
     ],
     ids=str,
@@ -127,7 +127,7 @@ def test_jitter_touches_inputs_but_not_targets():
 
 
 def test_backbone_stays_frozen():
-    model = build(backbone="efficientnet_lite0").train()
+    model = build(backbone="tf_efficientnet_lite0_pypi").train()
     before = {key: tensor.clone() for key, tensor in model.backbone.state_dict().items()}
     UniASLoss()(*model(IMAGES)).backward()
     assert not model.backbone.network.training

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import Compose, Resize
 
+from anomalib_unias.backbones import FORMER_NAMES
 from anomalib_unias.compat.checkpoints import CheckedCheckpointIO
 from anomalib_unias.compat.scores import SCORE_BUFFERS
 from anomalib_unias.pre_processing import exportable_transform
@@ -19,6 +20,9 @@ from anomalib_unias.pre_processing import exportable_transform
 logger = logging.getLogger(__name__)
 
 _SIZE_KEY = "anomalib_unias_image_size"
+# In checkpoints since backbones have names of their own.
+_FORMAT_KEY = "anomalib_unias_format"
+_FORMAT = 2
 
 
 class ArchitectureMismatchError(ValueError):
@@ -48,6 +52,7 @@ class SizedCheckpoint(nn.Module):
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
         # Not only among the hyper-parameters: Lightning replaces those by the arguments of load_from_checkpoint.
         checkpoint[_SIZE_KEY] = list(self.model.image_size)
+        checkpoint[_FORMAT_KEY] = _FORMAT
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore a checkpoint of the same architecture, also one of another image size.
@@ -58,6 +63,13 @@ class SizedCheckpoint(nn.Module):
         Raises:
             ArchitectureMismatchError: If it does not belong to this architecture.
         """
+        renamed = renamed_backbone(checkpoint)
+        if renamed is not None and self.hparams.get("backbone") != renamed:
+            msg = (
+                f"The checkpoint was trained with a backbone that is called {renamed!r} now, got "
+                f"{self.hparams.get('backbone')!r}. Build the model with backbone={renamed!r}."
+            )
+            raise ArchitectureMismatchError(msg)
         own_pre_processor = self.pre_processor
         saved_size = tuple(checkpoint.get(_SIZE_KEY, self.model.image_size))
         resized = saved_size != self.model.image_size
@@ -114,19 +126,32 @@ class SizedCheckpoint(nn.Module):
             CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
         """
         kwargs.setdefault("pre_trained", False)
-        try:
-            return super().load_from_checkpoint(  # type: ignore[misc]
-                checkpoint_path,
-                map_location=map_location,
-                hparams_file=hparams_file,
-                strict=strict,
-                weights_only=weights_only,
-                **kwargs,
-            )
-        except Exception:
-            # Of a file that is none, this error says so and names it.
-            CheckedCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, "cpu", weights_only)  # type: ignore[attr-defined]
-            raise
+        files = CheckedCheckpointIO(cls.checkpoint_safe_globals())  # type: ignore[attr-defined]
+        renamed = renamed_backbone(files.load_checkpoint(checkpoint_path, "cpu", weights_only))
+        if renamed is not None:
+            kwargs.setdefault("backbone", renamed)
+        return super().load_from_checkpoint(  # type: ignore[misc]
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=weights_only,
+            **kwargs,
+        )
+
+
+def renamed_backbone(checkpoint: Mapping[str, Any]) -> str | None:
+    """Name of a backbone that had the name of another network when the checkpoint was written.
+
+    Args:
+        checkpoint (Mapping[str, Any]): Lightning checkpoint.
+
+    Returns:
+        str | None: What it is called now; ``None`` if it is called as it was.
+    """
+    if _FORMAT_KEY in checkpoint:
+        return None
+    return FORMER_NAMES.get(checkpoint.get("hyper_parameters", {}).get("backbone"))
 
 
 def forget_scores(checkpoint: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from anomalib_unias.models.components import CalibratedPreset, with_defaults, wi
 from .lightning_model import ReContrast
 
 RECONTRAST_LITE: dict[str, Any] = {
-    "backbone": "efficientnet_lite0",
+    "backbone": "tf_efficientnet_lite0_pypi",
     "widths": (24, 40, 112, 224),
     "block": "basic",
     "block_width": 64,

@@ -9,7 +9,7 @@ from anomalib_unias.models.components import CalibratedPreset, with_defaults, wi
 from .lightning_model import UniAD
 
 UNIAD_LITE: dict[str, Any] = {
-    "backbone": "efficientnet_lite0",
+    "backbone": "tf_efficientnet_lite0_pypi",
     "hidden_dim": 128,
     "feedforward_dim": 512,
     "dropout": 0.0,
