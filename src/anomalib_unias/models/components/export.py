@@ -86,9 +86,7 @@ class QuantizableExport(OwnQuantization):
         if compression_type in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             _require(datamodule)
         if compression_type == CompressionType.INT8_ACQ:
-            from anomalib_unias.deploy.quantization import check_max_drop
-
-            check_max_drop(max_drop)
+            _check_max_drop(max_drop)
         path = super().to_openvino(
             export_root,
             model_file_name,
@@ -107,7 +105,7 @@ class QuantizableExport(OwnQuantization):
     @staticmethod
     def quantize(model: "ov.Model", datamodule: AnomalibDataModule | None) -> "ov.Model":
         """Quantise the decoder alone."""
-        from anomalib_unias.deploy.quantization import quantize_post_training
+        from .quantization import quantize_post_training
 
         return quantize_post_training(model, _require(datamodule))
 
@@ -118,7 +116,7 @@ class QuantizableExport(OwnQuantization):
         """Quantise the decoder alone, without the layers that cost accuracy."""
         from anomalib.metrics import F1Score
 
-        from anomalib_unias.deploy.quantization import quantize_with_accuracy_control
+        from .quantization import quantize_with_accuracy_control
 
         metric = metric or F1Score(fields=["pred_label", "gt_label"])
         return quantize_with_accuracy_control(model, _require(datamodule), metric, max_drop)
@@ -129,3 +127,9 @@ def _require(datamodule: AnomalibDataModule | None) -> AnomalibDataModule:
         msg = "Quantisation needs images: give a datamodule, on the command line --data."
         raise ValueError(msg)
     return datamodule
+
+
+def _check_max_drop(max_drop: float) -> None:
+    if not 0 <= max_drop <= 1:
+        msg = f"max_drop is a loss of the metric in [0, 1], got {max_drop}."
+        raise ValueError(msg)

@@ -10,7 +10,7 @@ from anomalib.metrics import AUROC, F1Score
 from PIL import Image
 
 from anomalib_unias import UniAS
-from anomalib_unias.deploy.quantization import outside_decoder
+from anomalib_unias.models.components.quantization import outside_decoder
 
 
 @pytest.fixture(scope="module")

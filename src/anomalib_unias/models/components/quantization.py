@@ -60,11 +60,7 @@ def quantize_with_accuracy_control(
 
     Returns:
         ov.Model: Quantised model.
-
-    Raises:
-        ValueError: If ``max_drop`` is not in [0, 1].
     """
-    check_max_drop(max_drop)
 
     def validate(compiled: ov.CompiledModel, items: Iterable[ImageItem]) -> float:
         metric.reset()
@@ -84,20 +80,6 @@ def quantize_with_accuracy_control(
         ignored_scope=outside_decoder(model),
         advanced_quantization_parameters=_without_smoothing(),
     )
-
-
-def check_max_drop(max_drop: float) -> None:
-    """Refuse a loss of the metric that cannot be.
-
-    Args:
-        max_drop (float): Largest loss of the metric, in [0, 1].
-
-    Raises:
-        ValueError: If it is not in [0, 1].
-    """
-    if not 0 <= max_drop <= 1:
-        msg = f"max_drop is a loss of the metric in [0, 1], got {max_drop}."
-        raise ValueError(msg)
 
 
 def outside_decoder(model: ov.Model) -> nncf.IgnoredScope:
