@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anomalib_unias import CadaPostProcessor
 from anomalib_unias.metrics import FalseAlarmThreshold
-from anomalib_unias.post_processing.calibration import Calibration, Prediction, ScoreSource, calibrate
+from anomalib_unias.post_processing.calibration import Calibration, NormalScores, ScoreSource, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.calibration_run import CalibrationRun
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
@@ -70,11 +70,11 @@ class Predictions:
     """Predicted statistics of all test images, by calibration."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    parts: dict[str, list[Prediction]] = field(default_factory=dict)
+    parts: dict[str, list[NormalScores]] = field(default_factory=dict)
 
-    def of(self, kind: str) -> Prediction:
+    def of(self, kind: str) -> NormalScores:
         """Statistics by one calibration."""
-        return Prediction(*map(torch.cat, zip(*self.parts[kind], strict=True)))
+        return NormalScores(*map(torch.cat, zip(*self.parts[kind], strict=True)))
 
     def set_oracle(
         self, levels: LevelCalibration, peaks: Tensor, scores: Tensor, labels: Tensor, categories: Sequence[str]
@@ -90,7 +90,7 @@ class Predictions:
         of_map, zero = of_map * levels.map_power, torch.zeros_like(of_map)
         shifts = (zero, of_map.exp()) if levels.map_logarithm else (of_map, zero + 1)
         shifts += (zero, of_score.exp()) if levels.score_logarithm else (of_score, zero + 1)
-        self.parts[ORACLE] = [Prediction(*shifts, torch.zeros(len(rows), dtype=torch.bool))]
+        self.parts[ORACLE] = [NormalScores(*shifts, torch.zeros(len(rows), dtype=torch.bool))]
 
 
 def _logarithms(values: Tensor, wanted: bool) -> Tensor:
@@ -141,12 +141,14 @@ def _training_images(data: CalibrationData) -> CalibrationData:
     )
 
 
-def apply(kind: str, prediction: Prediction | None, rows: slice, maps: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def apply(
+    kind: str, prediction: NormalScores | None, rows: slice, maps: Tensor, scores: Tensor
+) -> tuple[Tensor, Tensor]:
     """Calibrate some test images.
 
     Args:
         kind (str): Name of the calibration.
-        prediction (Prediction | None): Of all test images; ``None`` leaves maps and scores alone.
+        prediction (NormalScores | None): Of all test images; ``None`` leaves maps and scores alone.
         rows (slice): Which images.
         maps (Tensor): Their anomaly maps ``(B, H, W)``.
         scores (Tensor): Their image scores ``(B,)``.
@@ -156,20 +158,20 @@ def apply(kind: str, prediction: Prediction | None, rows: slice, maps: Tensor, s
     """
     if prediction is None:
         return maps, scores
-    part = Prediction(*(values[rows] for values in prediction))
+    part = NormalScores(*(values[rows] for values in prediction))
     source: ScoreSource = "model" if kind in {DEFAULT, ORACLE} else "top"
     output = calibrate(InferenceBatch(scores, anomaly_map=maps), part, source)
     return output.anomaly_map, output.pred_score
 
 
-def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: Prediction) -> float:
+def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: NormalScores) -> float:
     """How much of the rise of the peak on defective images the predicted peak follows, in logarithms.
 
     Args:
         statistics (Tensor): Mean and maximum of the maps of all test images ``(N, 3)``.
         labels (Tensor): Whether they are defective ``(N,)``.
         categories (Sequence[str]): Their categories.
-        prediction (Prediction): Their predicted statistics.
+        prediction (NormalScores): Their predicted statistics.
 
     Returns:
         float: 0 does not follow defects at all, 1 follows them fully.

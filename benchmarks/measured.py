@@ -9,7 +9,7 @@ from torch import Tensor
 from anomalib_unias.metrics import PixelMetrics
 from anomalib_unias.metrics.collection import Collection
 from anomalib_unias.metrics.scored_image import ScoredImage
-from anomalib_unias.metrics.unified import GAP, unified_metrics
+from anomalib_unias.metrics.unified_results import GAP, unified_metrics
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "dsc", "dsc_best_f1", "aupro")
 

@@ -31,7 +31,7 @@ from benchmarks.quality import COLUMNS as QUALITY_COLUMNS
 from benchmarks.quality_summary import heading, spread
 from benchmarks.reverse_distillation import LiteReverseDistillation
 
-from anomalib_unias.metrics.unified import GAP
+from anomalib_unias.metrics.unified_results import GAP
 
 COLUMNS = ["group", "model", "seed", "category", "metric", "value"]
 KEY = ["group", "model", "seed"]

@@ -52,3 +52,23 @@ def test_imports_between_folders_have_no_circle() -> None:
 def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES.rglob("*.py")}
     assert not {path.name: length for path, length in lengths.items() if length > LONGEST}
+
+
+def test_one_name_is_one_thing() -> None:
+    """Every model has its own ``AnomalyMapGenerator``, as anomalib's have."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            match node:
+                case ast.ClassDef() | ast.FunctionDef():
+                    names = [node.name]
+                case ast.Assign():
+                    names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+                case ast.AnnAssign(target=ast.Name()):
+                    names = [node.target.id]
+                case _:
+                    names = []
+            for name in names:
+                places[name].add(path.relative_to(SOURCES).as_posix())
+    twice = {name for name, paths in places.items() if len(paths) > 1 and not name.startswith("_")}
+    assert twice == {"AnomalyMapGenerator", "logger"}

@@ -15,7 +15,7 @@ import anomalib.data
 from anomalib.data import AnomalibDataModule, UnknownDatamoduleError
 from anomalib.data.datamodules import image as image_datamodules
 
-from anomalib_unias.metrics.unified import SUMMARY_ROWS
+from anomalib_unias.metrics.unified_results import SUMMARY_ROWS
 
 from .errors import CategoryError
 

@@ -81,7 +81,7 @@ class ResultWriter:
         # In this order: an image that has a line is not inspected again.
         if self._overlays is not None and result.pixels is not None:
             self._write_overlay(self._overlays / overlay_path(name, self._folder), result.pixels, result)
-        entry = describe(result)
+        entry = result_line(result)
         line = json.dumps(entry).encode()
         self._pending += line + b"\n"
         self._flush()
@@ -146,7 +146,7 @@ class ResultWriter:
         return len(self.failed) + self.lost_overlays + self.lost_lines + undelivered
 
 
-def describe(result: Inspected) -> dict[str, Any]:
+def result_line(result: Inspected) -> dict[str, Any]:
     """Get the JSON line of an image.
 
     Args:
@@ -221,11 +221,8 @@ def last_results(output: Path) -> dict[str, dict[str, Any]]:
         output (Path): File of JSON lines.
 
     Returns:
-        dict[str, dict[str, Any]]: Lines as :func:`describe` makes them, by the names of the images, without those whose
-        last line is an error.
-
-    Raises:
-        InspectionError: If a line is no result.
+        dict[str, dict[str, Any]]: Lines as :func:`result_line` makes them, by the names of the images, without those
+        whose last line is an error.
     """
     return {name: entry for name, entry in last_lines(output).items() if "error" not in entry}
 
@@ -237,7 +234,7 @@ def last_lines(output: Path) -> dict[str, dict[str, Any]]:
         output (Path): File of JSON lines.
 
     Returns:
-        dict[str, dict[str, Any]]: Lines as :func:`describe` makes them, by the names of the images.
+        dict[str, dict[str, Any]]: Lines as :func:`result_line` makes them, by the names of the images.
 
     Raises:
         InspectionError: If a line is no result.

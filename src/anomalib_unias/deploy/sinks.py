@@ -28,7 +28,7 @@ class Sink(Protocol):
         """Take a line. Neither waits nor raises.
 
         Args:
-            line (bytes): JSON object, see :func:`~anomalib_unias.deploy.results.describe`.
+            line (bytes): JSON object, see :func:`~anomalib_unias.deploy.results.result_line`.
         """
 
     def close(self) -> None:

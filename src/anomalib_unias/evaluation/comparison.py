@@ -11,7 +11,7 @@ import pandas as pd
 from anomalib_unias.evaluation.image_statistics import STATISTICS, bootstrap_statistics, statistics_of_rows
 from anomalib_unias.evaluation.intervals import percentile_interval
 from anomalib_unias.evaluation.pixel_files import read_pixel_counts
-from anomalib_unias.metrics.unified import MEAN, MIXED
+from anomalib_unias.metrics.unified_results import MEAN, MIXED
 
 COMPARISON_COLUMNS = (
     *("category", "metric", "run", "value", "low", "high"),

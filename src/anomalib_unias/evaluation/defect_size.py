@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from anomalib_unias.evaluation.error_rates import DEPLOYED, false_alarm_threshold
 from anomalib_unias.evaluation.image_statistics import FALSE_ALARM_RATES
 from anomalib_unias.evaluation.intervals import binomial_interval
-from anomalib_unias.metrics.unified import MIXED
+from anomalib_unias.metrics.unified_results import MIXED
 
 AREA_EDGES = 4.0 ** np.arange(12)
 SHARE_EDGES = np.array([0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from anomalib_unias.evaluation.image_statistics import FALSE_ALARM_RATES, allowed
 from anomalib_unias.evaluation.intervals import binomial_interval
-from anomalib_unias.metrics.unified import MIXED
+from anomalib_unias.metrics.unified_results import MIXED
 
 DEPLOYED = "deployed"
 MISS_RATES = (0.01, 0.05)

@@ -10,7 +10,7 @@ from anomalib_unias.evaluation.error_rates import DEPLOYED, error_rates
 from anomalib_unias.evaluation.image_statistics import bootstrap_statistics, statistics_of_rows
 from anomalib_unias.evaluation.intervals import percentile_interval
 from anomalib_unias.evaluation.suspects import suspicious_labels
-from anomalib_unias.metrics.unified import GAP, RESULT_COLUMNS, UnifiedResults
+from anomalib_unias.metrics.unified_results import GAP, RESULT_COLUMNS, UnifiedResults
 
 METRIC_COLUMNS = (*RESULT_COLUMNS, "low", "high")
 # Metrics of the table of results that have an interval, and the columns of the exact one of a rate.

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalib_unias.evaluation.intervals import bootstrap_weights
-from anomalib_unias.metrics.unified import GAP, MEAN, MIXED
+from anomalib_unias.metrics.unified_results import GAP, MEAN, MIXED
 
 FALSE_ALARM_RATES = (0.01, 0.05)
 STATISTICS = (

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from anomalib_unias.evaluation.evaluation import Evaluation
 from anomalib_unias.evaluation.pixel_files import write_pixel_counts
-from anomalib_unias.metrics.unified import UnifiedResults
+from anomalib_unias.metrics.unified_results import UnifiedResults
 
 SCHEMA_VERSION = 1
 

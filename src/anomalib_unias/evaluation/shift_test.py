@@ -13,10 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from anomalib_unias.evaluation.error_rates import DEPLOYED, error_rates
 from anomalib_unias.evaluation.image_statistics import bootstrap_statistics, statistics_of_rows
 from anomalib_unias.evaluation.intervals import percentile_interval
-from anomalib_unias.evaluation.shifts import SHIFTS, Shift, shifted
+from anomalib_unias.evaluation.shifts import SHIFTS, Shift, apply_shift
 from anomalib_unias.metrics import UnifiedEvaluator
 from anomalib_unias.metrics.image_pixels import REGION_COLUMNS
-from anomalib_unias.metrics.unified import MIXED
+from anomalib_unias.metrics.unified_results import MIXED
 
 SHIFT_COLUMNS = ("shift", "strength", "amount", "category", "metric", "value", "low", "high")
 SHIFT_METRICS = ("image_auroc", "false_alarm_rate", "miss_rate")
@@ -52,7 +52,7 @@ class ShiftedImages(Callback):
         ]
         masks = [None] * size if batch.gt_mask is None else batch.gt_mask
         pairs = [
-            shifted(self.shift, self.amount, image, mask, name, self.seed)
+            apply_shift(self.shift, self.amount, image, mask, name, self.seed)
             for image, mask, name in zip(batch.image, masks, names, strict=True)
         ]
         batch.image = torch.stack([image for image, _ in pairs])

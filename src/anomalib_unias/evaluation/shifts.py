@@ -29,7 +29,7 @@ class Shift(NamedTuple):
     apply: Callable[[Tensor, Tensor | None, float, torch.Generator], ImageAndMask]
 
 
-def shifted(shift: Shift, amount: float, image: Tensor, mask: Tensor | None, name: str, seed: int) -> ImageAndMask:
+def apply_shift(shift: Shift, amount: float, image: Tensor, mask: Tensor | None, name: str, seed: int) -> ImageAndMask:
     """Change an image; what is random about it depends on its name and the seed alone.
 
     Args:

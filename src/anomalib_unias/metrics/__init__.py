@@ -3,7 +3,7 @@
 from anomalib_unias.metrics.evaluator import UnifiedEvaluator
 from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelMetrics, PixelTable, pixel_metrics
 from anomalib_unias.metrics.thresholds import F1Threshold, FalseAlarmThreshold
-from anomalib_unias.metrics.unified import METRICS, UnifiedResults, image_metrics, summarize
+from anomalib_unias.metrics.unified_results import METRICS, UnifiedResults, image_metrics, summarize
 
 __all__ = [
     "METRICS",

@@ -14,7 +14,7 @@ from anomalib_unias.metrics.image_pixels import ImagePixels
 from anomalib_unias.metrics.pixel_metrics import PixelMetrics, PixelTable
 from anomalib_unias.metrics.scored_image import ScoredImage
 from anomalib_unias.metrics.table_metric import require_numbers
-from anomalib_unias.metrics.unified import IMAGE_COLUMNS
+from anomalib_unias.metrics.unified_results import IMAGE_COLUMNS
 
 
 class Collection:

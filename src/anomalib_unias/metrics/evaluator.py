@@ -16,7 +16,7 @@ from rich.console import Console
 from anomalib_unias.metrics.collection import Collection
 from anomalib_unias.metrics.pixel_metrics import PIXEL_METRICS, PixelMetrics
 from anomalib_unias.metrics.scored_image import Scores, count_unrepeated, split_batch
-from anomalib_unias.metrics.unified import (
+from anomalib_unias.metrics.unified_results import (
     GAP,
     IMAGE_METRICS,
     MEAN,

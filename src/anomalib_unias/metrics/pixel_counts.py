@@ -11,7 +11,7 @@ from anomalib_unias.metrics.image_pixels import ImagePixels
 from anomalib_unias.metrics.pixel_metrics import PixelTable
 
 COUNT_COLUMNS = ("pixel_counts", "mixed_pixel_counts")
-POINTS = 64
+CURVE_POINTS = 64
 
 
 def count_pixels(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: str) -> pd.DataFrame:
@@ -72,10 +72,10 @@ def curve_thresholds(curve: ScoreCurve) -> tuple[NDArray, NDArray[np.bool_]]:
     # Precision depends on the few false positives at the top, the area under the ROC curve on the many below.
     magnitude = np.log1p(curve.false_positives) / np.log1p(curve.negatives)
     shares = np.maximum(np.diff(rate, prepend=0), np.diff(recall, prepend=0))
-    frequent = np.flatnonzero(shares > 1 / POINTS)
+    frequent = np.flatnonzero(shares > 1 / CURVE_POINTS)
     parts = (
-        thin_curve(rate, recall, POINTS),
-        thin_curve(magnitude, recall, POINTS),
+        thin_curve(rate, recall, CURVE_POINTS),
+        thin_curve(magnitude, recall, CURVE_POINTS),
         frequent,
         frequent[frequent > 0] - 1,
     )

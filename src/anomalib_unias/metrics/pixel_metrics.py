@@ -27,10 +27,10 @@ from anomalib_unias.metrics.score_table import (
     IMAGE_TPR,
     KEY,
     NORMAL,
-    PIXEL_COLUMNS,
+    PIXEL_WIDTH,
     REGION,
     Precision,
-    Table,
+    ScoreTable,
     full_precision,
     key_scores,
     merge_tables,
@@ -46,14 +46,14 @@ class PixelTable:
     """What is kept of the anomaly maps and masks of a set of images.
 
     Args:
-        rows (Table): Table ``(n, 7)`` with increasing keys, see :mod:`anomalib_unias.metrics.score_table`.
+        rows (ScoreTable): Table ``(n, 7)`` with increasing keys, see :mod:`anomalib_unias.metrics.score_table`.
         dropped (Precision): Number of trailing bits of the key that are dropped, by segment ``(560,)``.
         images (int): Number of images.
         images_without_defect (int): Number of images whose mask is empty.
         regions (int): Number of defective regions.
     """
 
-    rows: Table
+    rows: ScoreTable
     dropped: Precision
     images: int
     images_without_defect: int
@@ -62,7 +62,7 @@ class PixelTable:
     @classmethod
     def joint(cls, tables: Sequence["PixelTable"], max_rows: int | None) -> "PixelTable":
         """Table of several sets of images together, as if they had been one set from the start."""
-        rows, dropped = np.empty((0, PIXEL_COLUMNS)), full_precision()
+        rows, dropped = np.empty((0, PIXEL_WIDTH)), full_precision()
         for table in tables:
             rows, dropped = merge_tables([rows, table.rows], np.maximum(dropped, table.dropped), max_rows)
         return cls(
@@ -191,7 +191,7 @@ class PixelMetrics(TableMetric):
         tensor(1., dtype=torch.float64)
     """
 
-    columns = PIXEL_COLUMNS
+    columns = PIXEL_WIDTH
 
     def __init__(self, exact: bool = False, max_rows: int = 2**17, fpr_limit: float = 0.3) -> None:
         if not 0 < fpr_limit <= 1:

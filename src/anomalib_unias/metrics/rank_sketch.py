@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-POINTS = 256
+SKETCH_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RankSketch:
 @lru_cache
 def _ranks(size: int) -> NDArray[np.int64]:
     """Ranks from 1 to ``size``, both of them included."""
-    if size <= POINTS:
+    if size <= SKETCH_POINTS:
         return np.arange(1, size + 1)
-    even, geometric = np.linspace(1, size, POINTS // 2), np.geomspace(1, size, POINTS // 2)
+    even, geometric = np.linspace(1, size, SKETCH_POINTS // 2), np.geomspace(1, size, SKETCH_POINTS // 2)
     return np.unique(np.concatenate([even, geometric]).round().astype(np.int64))

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 # Columns of a table. A table of counts has the first three, a table of a segmentation has all of them.
 KEY, NORMAL, DEFECTIVE, REGION, DICE, IMAGE_FPR, IMAGE_TPR = range(7)
-COUNT_COLUMNS = 3
-PIXEL_COLUMNS = 7
+COUNT_WIDTH = 3
+PIXEL_WIDTH = 7
 
 # A float32 number: one bit for the sign and eight for the exponent give its octave, 23 are left to be dropped.
 _OCTAVES = 512
@@ -35,7 +35,7 @@ _BELOW_ONE, _ABOVE_MINUS_ONE = 126, -127
 _NEAR_ONE = _MANTISSA_BITS + 1
 SEGMENTS = _OCTAVES + 2 * _NEAR_ONE
 
-Table = NDArray[np.float64]
+ScoreTable = NDArray[np.float64]
 Precision = NDArray[np.int64]  # number of trailing bits that are dropped, by segment (560,)
 
 
@@ -77,13 +77,13 @@ def key_scores(keys: NDArray) -> NDArray[np.float32]:
     return (bits ^ ((bits >> 31) & _MAGNITUDE_MASK)).view(np.float32)
 
 
-def cell_ends(table: Table, dropped: Precision) -> NDArray[np.float32]:
+def cell_ends(table: ScoreTable, dropped: Precision) -> NDArray[np.float32]:
     """The highest score that falls into each cell of a table, ``(n,)``."""
     keys = table[:, KEY].astype(np.int64)
     return key_scores(keys + (1 << dropped[_segments(keys)]) - 1)
 
 
-def count_rows(scores: NDArray, defective: NDArray[np.bool_], dropped: Precision) -> Table:
+def count_rows(scores: NDArray, defective: NDArray[np.bool_], dropped: Precision) -> ScoreTable:
     """Table of counts of labelled scores.
 
     Args:
@@ -92,7 +92,7 @@ def count_rows(scores: NDArray, defective: NDArray[np.bool_], dropped: Precision
         dropped (Precision): Number of trailing bits to drop, by segment.
 
     Returns:
-        Table: ``(n, 3)`` with increasing keys.
+        ScoreTable: ``(n, 3)`` with increasing keys.
 
     Example:
         >>> import numpy as np
@@ -103,7 +103,7 @@ def count_rows(scores: NDArray, defective: NDArray[np.bool_], dropped: Precision
     return _count(_cells(score_keys(scores), dropped), defective.ravel())
 
 
-def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision) -> tuple[Table, int]:
+def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision) -> tuple[ScoreTable, int]:
     """Table of one image: counts, and what the image adds to the curves that are means over regions or images.
 
     The column ``REGION`` adds up ``1 / area of the region`` over the pixels of defective regions (8-connected, as in
@@ -119,12 +119,12 @@ def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision
         dropped (Precision): Number of trailing bits to drop, by segment.
 
     Returns:
-        tuple[Table, int]: Table ``(n, 7)`` with increasing keys, and the number of defective regions.
+        tuple[ScoreTable, int]: Table ``(n, 7)`` with increasing keys, and the number of defective regions.
     """
     cells = _cells(score_keys(anomaly_map), dropped)
     counts = _count(cells, mask.ravel())
-    table = np.zeros((len(counts), PIXEL_COLUMNS), order="F")
-    table[:, :COUNT_COLUMNS] = counts
+    table = np.zeros((len(counts), PIXEL_WIDTH), order="F")
+    table[:, :COUNT_WIDTH] = counts
     true_positives = _from_the_top(counts[:, DEFECTIVE])
     predicted = true_positives + _from_the_top(counts[:, NORMAL])
     dice = 2 * true_positives / (true_positives[0] + predicted)
@@ -140,16 +140,18 @@ def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision
     return table, regions - 1  # component 0 is the background
 
 
-def merge_tables(tables: Sequence[Table], dropped: Precision, max_rows: int | None) -> tuple[Table, Precision]:
+def merge_tables(
+    tables: Sequence[ScoreTable], dropped: Precision, max_rows: int | None
+) -> tuple[ScoreTable, Precision]:
     """Add tables up and drop trailing bits until at most ``max_rows`` rows are left.
 
     Args:
-        tables (Sequence[Table]): Tables with the same columns.
+        tables (Sequence[ScoreTable]): Tables with the same columns.
         dropped (Precision): Number of trailing bits dropped in any of the tables, by segment.
         max_rows (int | None): Largest number of rows of the result, at least 560; ``None`` for no limit.
 
     Returns:
-        tuple[Table, Precision]: Table with increasing keys, and the number of trailing bits that it drops.
+        tuple[ScoreTable, Precision]: Table with increasing keys, and the number of trailing bits that it drops.
     """
     merged = _add_up(np.concatenate(tables), dropped)
     if max_rows is None or (len(merged) <= max_rows and not dropped.any()):
@@ -158,16 +160,16 @@ def merge_tables(tables: Sequence[Table], dropped: Precision, max_rows: int | No
     return (merged, dropped) if np.array_equal(coarser, dropped) else (_add_up(merged, coarser), coarser)
 
 
-def _count(cells: NDArray, defective: NDArray[np.bool_]) -> Table:
+def _count(cells: NDArray, defective: NDArray[np.bool_]) -> ScoreTable:
     occupied, total = np.unique(cells, return_counts=True)
-    table = np.empty((len(occupied), COUNT_COLUMNS), order="F")
+    table = np.empty((len(occupied), COUNT_WIDTH), order="F")
     table[:, KEY] = occupied
     table[:, DEFECTIVE] = _sum_per_cell(occupied, cells[defective])
     table[:, NORMAL] = total - table[:, DEFECTIVE]
     return table
 
 
-def _add_up(rows: Table, dropped: Precision) -> Table:
+def _add_up(rows: ScoreTable, dropped: Precision) -> ScoreTable:
     occupied, index = np.unique(_cells(rows[:, KEY].astype(np.int32), dropped), return_inverse=True)
     table = np.empty((len(occupied), rows.shape[1]), order="F")
     table[:, KEY] = occupied

@@ -10,7 +10,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from anomalib_unias.metrics.score_table import COUNT_COLUMNS, SEGMENTS, Precision, Table, full_precision, merge_tables
+from anomalib_unias.metrics.score_table import (
+    COUNT_WIDTH,
+    SEGMENTS,
+    Precision,
+    ScoreTable,
+    full_precision,
+    merge_tables,
+)
 
 
 class TableMetric(Metric):
@@ -26,7 +33,7 @@ class TableMetric(Metric):
 
     is_differentiable = False
     full_state_update = False
-    columns: ClassVar[int] = COUNT_COLUMNS
+    columns: ClassVar[int] = COUNT_WIDTH
     rows: list[Tensor]
     dropped: Tensor
 
@@ -47,7 +54,7 @@ class TableMetric(Metric):
         # A process that sees no image must send rows of the same width and type as the others.
         self.rows = [self._state(np.empty((0, self.columns)))]
 
-    def add_rows(self, rows: Table) -> None:
+    def add_rows(self, rows: ScoreTable) -> None:
         """Add rows to the state; the first entry of the list is what has been added up."""
         self.rows.append(self._state(rows))
         if sum(map(len, self.rows[1:])) > max(self._buffer_size, len(self.rows[0])):
@@ -60,13 +67,13 @@ class TableMetric(Metric):
         """Number of trailing bits of the key that the rows drop, by segment ``(560,)``."""
         return self.dropped.cpu().numpy()
 
-    def merged_rows(self) -> tuple[Table, Precision]:
+    def merged_rows(self) -> tuple[ScoreTable, Precision]:
         """All rows added up, and the number of trailing bits of the key that they drop."""
         # One tensor after torchmetrics has synchronised the processes, else a list.
         tables = self.rows if isinstance(self.rows, list) else [dim_zero_cat(self.rows)]
         return merge_tables([table.cpu().numpy().view(np.float64) for table in tables], self.precision, self.max_rows)
 
-    def _state(self, rows: Table) -> Tensor:
+    def _state(self, rows: ScoreTable) -> Tensor:
         # The bits of the float64 numbers as integers: Apple's MPS has no float64, and a state moves with its model.
         return torch.from_numpy(rows.view(np.int64)).to(self.device)
 

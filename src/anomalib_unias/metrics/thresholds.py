@@ -20,7 +20,7 @@ from anomalib_unias.metrics.score_table import (
     KEY,
     NORMAL,
     Precision,
-    Table,
+    ScoreTable,
     cell_ends,
     count_rows,
     key_scores,
@@ -43,7 +43,7 @@ class _ThresholdMetric(TableMetric):
             self.add_rows(count_rows(part, part_labels, self.precision))
 
 
-def _threshold_above(lower: int, rows: Table, dropped: Precision) -> Tensor:
+def _threshold_above(lower: int, rows: ScoreTable, dropped: Precision) -> Tensor:
     """Threshold halfway between the ``lower`` lowest rows of a table and the next one; without one, beyond them all."""
     low, high = key_scores(rows[:, KEY]).astype(np.float64), cell_ends(rows, dropped).astype(np.float64)
     margin = 2 * _MARGIN * ((high[-1] - low[0]) or abs(low[0]) or 1.0)

@@ -1,6 +1,6 @@
 """What a calibration is: it predicts, from the features of an image, how its scores have to be shifted and stretched.
 
-All calibrations turn the feature maps of an encoder into a :class:`Prediction`. Their ``arguments`` are plain data
+All calibrations turn the feature maps of an encoder into a :class:`NormalScores`. Their ``arguments`` are plain data
 from which an empty one can be built again, to be filled from a state dict.
 """
 
@@ -32,7 +32,7 @@ class MissingCalibrationError(RuntimeError):
         )
 
 
-class Prediction(NamedTuple):
+class NormalScores(NamedTuple):
     """How the scores of images are calibrated: ``(score - offset) / scale``.
 
     Attributes:
@@ -68,12 +68,12 @@ class FlaggedBatch(NamedTuple):
     out_of_range: Tensor
 
 
-def calibrate(output: InferenceBatch, prediction: Prediction, image_score: ScoreSource) -> InferenceBatch:
+def calibrate(output: InferenceBatch, prediction: NormalScores, image_score: ScoreSource) -> InferenceBatch:
     """Shift and stretch anomaly maps and image scores.
 
     Args:
         output (InferenceBatch): Maps ``(B, 1, H, W)`` or ``(B, H, W)``, and scores.
-        prediction (Prediction): For each image.
+        prediction (NormalScores): For each image.
         image_score (ScoreSource): Where the image score comes from.
 
     Returns:
@@ -113,7 +113,7 @@ class Calibration(nn.Module):
         """Arguments of the constructor besides ``clusters``, plain data."""
 
     @abstractmethod
-    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> Prediction:
+    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> NormalScores:
         """Predict.
 
         Args:
@@ -121,7 +121,7 @@ class Calibration(nn.Module):
             categories (Sequence[str] | None): Category of each image, used by CaDA-A only. Defaults to ``None``.
 
         Returns:
-            Prediction: In units of the model.
+            NormalScores: In units of the model.
         """
 
     @staticmethod

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import Calibration, Prediction
+from .calibration import Calibration, NormalScores
 from .clusters import ImageClusters
 
 _PRIOR = 10
@@ -45,13 +45,13 @@ class LevelCalibration(Calibration):
         """See the base class."""
         return {"map_logarithm": self.map_logarithm, "score_logarithm": self.score_logarithm}
 
-    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> Prediction:
+    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> NormalScores:
         """See the base class."""
         del categories
         cluster, distance = self.clusters(maps)
         of_map = self._shift(self.map_power * self.map_levels[cluster], self.map_logarithm)
         of_score = self._shift(self.score_power * self.score_levels[cluster], self.score_logarithm)
-        return Prediction(*of_map, *of_score, self.unfamiliar(distance))
+        return NormalScores(*of_map, *of_score, self.unfamiliar(distance))
 
     def raised(self, scores: Tensor, amounts: Tensor) -> Tensor:
         """Calibrated image scores ``(B,)`` as they would be with levels that are lower by ``amounts`` ``(B,)``."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .calibration import Calibration, Prediction
+from .calibration import Calibration, NormalScores
 from .clusters import ImageClusters
 from .regression import FeatureHead
 
@@ -61,11 +61,11 @@ class StatisticsCalibration(Calibration):
             self.lowest[1] = 1.0
         self.lowest[1] = torch.maximum(self.lowest[1], _SMALLEST_HEIGHT * self.highest[1])
 
-    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> Prediction:
+    def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> NormalScores:
         """See the base class."""
         values = self.predict(maps, categories)
         level, height = torch.minimum(torch.maximum(values, self.lowest), self.highest).unbind(dim=1)
-        return Prediction(level, height, level, height, self.unfamiliar(self.clusters(maps).distance))
+        return NormalScores(level, height, level, height, self.unfamiliar(self.clusters(maps).distance))
 
     @abstractmethod
     def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_unias.metrics.evaluator import RawScores, UnifiedEvaluator, data_name, one_of
 from anomalib_unias.metrics.scored_image import count_unrepeated, split_batch
-from anomalib_unias.metrics.unified import UnifiedResults
+from anomalib_unias.metrics.unified_results import UnifiedResults
 from anomalib_unias.report.gallery import Galleries
 from anomalib_unias.report.page import Report, write_report
 from anomalib_unias.report.pictures import draw_picture, map_on_unit_scale, original_colors

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from anomalib_unias.evaluation.comparison import NO_DIFFERENCE
-from anomalib_unias.metrics.unified import MIXED
+from anomalib_unias.metrics.unified_results import MIXED
 from anomalib_unias.report.evaluation_tables import TextTable, rows_by
 from anomalib_unias.report.tables import DASH
 from anomalib_unias.report.templates import template

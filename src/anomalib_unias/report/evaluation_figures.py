@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from anomalib_unias.evaluation.error_rates import DEPLOYED
 from anomalib_unias.evaluation.evaluation import Evaluation
-from anomalib_unias.metrics.unified import MIXED
+from anomalib_unias.metrics.unified_results import MIXED
 from anomalib_unias.report.figures import DEFECTIVE, GOOD, INK, STYLE
 
 _LINES = {

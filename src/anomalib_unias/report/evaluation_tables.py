@@ -8,7 +8,7 @@ import pandas as pd
 
 from anomalib_unias.evaluation.error_rates import DEPLOYED
 from anomalib_unias.evaluation.evaluation import Evaluation
-from anomalib_unias.metrics.unified import GAP, MEAN, MIXED
+from anomalib_unias.metrics.unified_results import GAP, MEAN, MIXED
 from anomalib_unias.report.tables import DASH, number
 
 _SHOWN_SUSPECTS = 20

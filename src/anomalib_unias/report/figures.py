@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from anomalib_unias.metrics.functional import ScoreCurve, best_f1_index
-from anomalib_unias.metrics.unified import MIXED, UnifiedResults
+from anomalib_unias.metrics.unified_results import MIXED, UnifiedResults
 from anomalib_unias.report.tables import number
 
 GOOD, DEFECTIVE, INK, SOFT, _OWN = "#4878a8", "#dd6b35", "#263238", "#90a4ae", "#455a64"

@@ -15,7 +15,7 @@ GALLERIES = (MISSES, FALSE_ALARMS, HITS, NEAR)
 _NEAR_SIZE = 4
 
 
-class Picture(NamedTuple):
+class GalleryPicture(NamedTuple):
     """A picture in a gallery.
 
     Args:
@@ -49,7 +49,7 @@ class Galleries:
     def __init__(self, size: int, threshold: float = float("nan")) -> None:
         self._sizes = {gallery: size * (_NEAR_SIZE if gallery == NEAR else 1) for gallery in GALLERIES}
         self._threshold = threshold
-        self._kept: dict[tuple[str, str], list[Picture]] = {}
+        self._kept: dict[tuple[str, str], list[GalleryPicture]] = {}
 
     def offer(self, image: ScoredImage, draw: Callable[[], bytes]) -> None:
         """Keep an image if it belongs into one of the galleries.
@@ -66,13 +66,15 @@ class Galleries:
         if places:
             jpeg = draw()
             for gallery, rank in places.items():
-                picture = Picture(rank, image.image_path, image.category, image.score, image.normalized_score, jpeg)
+                picture = GalleryPicture(
+                    rank, image.image_path, image.category, image.score, image.normalized_score, jpeg
+                )
                 kept = self._kept[gallery, image.category]
                 kept[:] = nlargest(self._sizes[gallery], [*kept, picture])
 
-    def of_all_processes(self) -> dict[str, list[Picture]]:
+    def of_all_processes(self) -> dict[str, list[GalleryPicture]]:
         """Pictures of all processes by gallery, the highest rank first. Every process has to call it."""
-        merged: dict[tuple[str, str], list[Picture]] = {}
+        merged: dict[tuple[str, str], list[GalleryPicture]] = {}
         for kept in of_all_processes(self._kept):
             for place, pictures in kept.items():
                 merged[place] = nlargest(self._sizes[place[0]], [*merged.get(place, []), *pictures])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from anomalib_unias.evaluation.evaluation import Evaluation
 from anomalib_unias.evaluation.metrics_file import write_results
-from anomalib_unias.metrics.unified import GAP, MEAN, MIXED, UnifiedResults
+from anomalib_unias.metrics.unified_results import GAP, MEAN, MIXED, UnifiedResults
 from anomalib_unias.report.evaluation_figures import draw_aupimo, draw_recall_by_size
 from anomalib_unias.report.evaluation_tables import (
     error_table,
@@ -23,7 +23,7 @@ from anomalib_unias.report.evaluation_tables import (
     suspect_table,
 )
 from anomalib_unias.report.figures import CURVE_KINDS, draw_curves, draw_levels, save_svg
-from anomalib_unias.report.gallery import FALSE_ALARMS, GALLERIES, HITS, MISSES, Picture
+from anomalib_unias.report.gallery import FALSE_ALARMS, GALLERIES, HITS, MISSES, GalleryPicture
 from anomalib_unias.report.settings import Settings
 from anomalib_unias.report.tables import DASH, metrics_table, number, threshold_table, write_metrics
 from anomalib_unias.report.templates import template
@@ -50,13 +50,13 @@ class Report:
     Args:
         results (UnifiedResults): Results of the test.
         threshold (float): Threshold of the raw image scores, NaN if there is none.
-        galleries (dict[str, list[Picture]]): Pictures by gallery.
+        galleries (dict[str, list[GalleryPicture]]): Pictures by gallery.
         settings (Settings): Settings of the run by section.
     """
 
     results: UnifiedResults
     threshold: float
-    galleries: dict[str, list[Picture]]
+    galleries: dict[str, list[GalleryPicture]]
     settings: Settings
 
 
@@ -156,7 +156,7 @@ def _save_curves(results: UnifiedResults, folder: Path) -> Iterator[tuple[str, s
             yield file, kind.title
 
 
-def _save_pictures(gallery: str, pictures: list[Picture], folder: Path) -> Iterator[_Card]:
+def _save_pictures(gallery: str, pictures: list[GalleryPicture], folder: Path) -> Iterator[_Card]:
     for index, picture in enumerate(pictures):
         file = f"gallery/{gallery}_{index:03}.jpg"
         (folder / file).write_bytes(picture.jpeg)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from anomalib_unias.evaluation.shift_test import NO_SHIFT, SHIFT_METRICS
 from anomalib_unias.evaluation.shifts import SHIFTS
-from anomalib_unias.metrics.unified import MIXED
+from anomalib_unias.metrics.unified_results import MIXED
 from anomalib_unias.report.evaluation_tables import TextTable, percent, rows_by
 from anomalib_unias.report.figures import STYLE, save_svg
 from anomalib_unias.report.templates import template

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anomalib_unias.metrics.unified import GAP, MEAN, METRICS, MIXED, UnifiedResults
+from anomalib_unias.metrics.unified_results import GAP, MEAN, METRICS, MIXED, UnifiedResults
 
 DASH = "–"  # noqa: RUF001
 
@@ -33,12 +33,12 @@ class Column(NamedTuple):
     best: str = "high"
 
 
-IMAGE_COLUMNS = (
+_IMAGE_COLUMNS = (
     Column("image_auroc", "AUROC", "Area under the ROC curve of the image scores"),
     Column("image_ap", "AP", "Average precision of the image scores"),
     Column("image_f1max", "F1max", "Largest F1 score of all image thresholds"),
 )
-PIXEL_COLUMNS = (
+_PIXEL_COLUMNS = (
     Column("pixel_auroc", "AUROC", "Area under the ROC curve of all pixels"),
     Column("pixel_ap", "AP", "Average precision of all pixels"),
     Column("pixel_f1max", "F1max", "Largest F1 score of all pixel thresholds"),
@@ -84,8 +84,8 @@ class Table:
 
 def metrics_table(results: UnifiedResults) -> Table:
     """Table of the image and pixel metrics."""
-    groups = [("Images", len(IMAGE_COLUMNS)), ("Pixels", len(PIXEL_COLUMNS))]
-    return _table(results, groups, (*IMAGE_COLUMNS, *PIXEL_COLUMNS))
+    groups = [("Images", len(_IMAGE_COLUMNS)), ("Pixels", len(_PIXEL_COLUMNS))]
+    return _table(results, groups, (*_IMAGE_COLUMNS, *_PIXEL_COLUMNS))
 
 
 def threshold_table(results: UnifiedResults) -> Table:

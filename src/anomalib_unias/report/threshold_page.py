@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_unias.metrics.unified import UnifiedResults
+from anomalib_unias.metrics.unified_results import UnifiedResults
 from anomalib_unias.report.templates import template
 
 

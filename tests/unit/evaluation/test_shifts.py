@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_unias.evaluation.shifts import SHIFTS, Shift, shifted
+from anomalib_unias.evaluation.shifts import SHIFTS, Shift, apply_shift
 
 BY_NAME = {shift.name: shift for shift in SHIFTS}
 
@@ -22,7 +22,7 @@ def test_stronger_is_further_away(shift: Shift) -> None:
     image, mask = picture()
     distances = []
     for amount in shift.amounts:
-        changed, changed_mask = shifted(shift, amount, image, mask, "a.png", 0)
+        changed, changed_mask = apply_shift(shift, amount, image, mask, "a.png", 0)
         assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
         assert (changed_mask.shape, changed_mask.dtype) == (mask.shape, mask.dtype)
         assert 0 <= changed.min() <= changed.max() <= 1
@@ -33,9 +33,9 @@ def test_stronger_is_further_away(shift: Shift) -> None:
 @pytest.mark.parametrize("shift", SHIFTS, ids=lambda shift: shift.name)
 def test_name_and_seed_decide(shift: Shift) -> None:
     image, mask = picture()
-    same = [shifted(shift, shift.amounts[0], image, mask, "a.png", 0)[0] for _ in range(2)]
+    same = [apply_shift(shift, shift.amounts[0], image, mask, "a.png", 0)[0] for _ in range(2)]
     assert torch.equal(*same)
-    others = [shifted(shift, shift.amounts[0], image, None, f"{index}.png", index % 3)[0] for index in range(12)]
+    others = [apply_shift(shift, shift.amounts[0], image, None, f"{index}.png", index % 3)[0] for index in range(12)]
     varied = any(not torch.equal(others[0], other) for other in others)
     assert varied == (shift.name not in {"blur", "jpeg"})
 
@@ -45,7 +45,7 @@ def test_the_mask_moves_with_the_image(name: str) -> None:
     image, mask = picture()
     moved = 0
     for amount in BY_NAME[name].amounts:
-        changed, changed_mask = shifted(BY_NAME[name], amount, image, mask, "a.png", 0)
+        changed, changed_mask = apply_shift(BY_NAME[name], amount, image, mask, "a.png", 0)
         bright = changed[0] > 0.75
         overlap = (bright & changed_mask).sum() / (bright | changed_mask).sum()
         assert overlap > 0.85
@@ -57,11 +57,11 @@ def test_the_mask_moves_with_the_image(name: str) -> None:
 
 def test_amounts_are_what_they_say() -> None:
     image, mask = picture((100, 200))
-    changed, _ = shifted(BY_NAME["light"], 0.2, image, mask, "a.png", 0)
+    changed, _ = apply_shift(BY_NAME["light"], 0.2, image, mask, "a.png", 0)
     assert float((changed[:, ~mask] / image[:, ~mask]).mean()) in (pytest.approx(0.8), pytest.approx(1.2))
-    changed, _ = shifted(BY_NAME["noise"], 0.03, torch.full((3, 100, 100), 0.5), None, "a.png", 0)
+    changed, _ = apply_shift(BY_NAME["noise"], 0.03, torch.full((3, 100, 100), 0.5), None, "a.png", 0)
     assert float(changed.std()) == pytest.approx(0.03, rel=0.05)
-    _, displaced = shifted(BY_NAME["displacement"], 0.05, image, mask, "a.png", 0)
+    _, displaced = apply_shift(BY_NAME["displacement"], 0.05, image, mask, "a.png", 0)
     before, after = (np.argwhere(each.numpy()).mean(axis=0) for each in (mask, displaced))
     assert np.abs(after - before).tolist() == pytest.approx([5, 10])
-    assert shifted(BY_NAME["blur"], 2.0, torch.rand(3, 2, 2), None, "tiny", 0)[0].shape == (3, 2, 2)
+    assert apply_shift(BY_NAME["blur"], 2.0, torch.rand(3, 2, 2), None, "tiny", 0)[0].shape == (3, 2, 2)

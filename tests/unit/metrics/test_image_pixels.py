@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from anomalib_unias.metrics.image_pixels import REGION_COLUMNS, ImagePixels, region_table
-from anomalib_unias.metrics.rank_sketch import POINTS, RankSketch
+from anomalib_unias.metrics.rank_sketch import SKETCH_POINTS, RankSketch
 from anomalib_unias.metrics.scored_image import ScoredImage
 
 
@@ -18,12 +18,12 @@ def test_a_sketch_knows_how_many_scores_there_are(size: int, levels: int) -> Non
     thresholds = np.unique(np.append(scores, [-1, levels]))
     expected = size - np.searchsorted(np.sort(scores), thresholds)
     sketch = RankSketch.of(scores)
-    assert len(sketch.scores) <= POINTS
+    assert len(sketch.scores) <= SKETCH_POINTS
     error = np.abs(sketch.count_from(thresholds) - expected)
     assert (error <= 0.005 * size).all()
     assert (error <= 0.06 * expected).all()
     assert np.array_equal(RankSketch.of(scores, exact=True).count_from(thresholds), expected)
-    if size <= POINTS:
+    if size <= SKETCH_POINTS:
         assert not error.any()
 
 

@@ -11,7 +11,7 @@ from anomalib_unias.evaluation.image_statistics import statistics_of_rows
 from anomalib_unias.metrics import PixelMetrics, UnifiedResults, summarize
 from anomalib_unias.metrics.collection import Collection
 from anomalib_unias.metrics.functional import ScoreCurve
-from anomalib_unias.metrics.pixel_counts import POINTS, curve_thresholds
+from anomalib_unias.metrics.pixel_counts import CURVE_POINTS, curve_thresholds
 from anomalib_unias.metrics.scored_image import ScoredImage
 
 CATEGORIES = ("a", "b")
@@ -77,7 +77,7 @@ def test_thresholds_are_few_whatever_the_scores() -> None:
     labels = rng.random(50_000) < 0.1
     for scores in (rng.random(50_000), rng.integers(0, 300, 50_000), np.maximum(rng.random(50_000), 0.6)):
         thresholds, tied = curve_thresholds(ScoreCurve.from_scores(scores, labels))
-        assert len(thresholds) == len(tied) <= 6 * POINTS
+        assert len(thresholds) == len(tied) <= 6 * CURVE_POINTS
         assert (np.diff(thresholds) < 0).all()
         assert (thresholds[0], thresholds[-1]) == (scores.max(), scores.min())
     assert tied[-1]  # of the score that most of the last have

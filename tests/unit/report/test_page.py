@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from example_results import make_results
 
-from anomalib_unias.report.gallery import FALSE_ALARMS, HITS, MISSES, Picture
+from anomalib_unias.report.gallery import FALSE_ALARMS, HITS, MISSES, GalleryPicture
 from anomalib_unias.report.page import Report, write_report
 
 EVIL = '<script>alert("x")</script>&'
@@ -14,7 +14,7 @@ SETTINGS = {"model": {"class": "some.Model", "note": EVIL, "layers": ["a", "b"],
 
 
 def make_report(categories: dict[str, float], pictures: int = 2) -> Report:
-    shown = [Picture(1.0, f"{EVIL}/{index}.png", EVIL, 1.23456, 0.5, b"jpeg") for index in range(pictures)]
+    shown = [GalleryPicture(1.0, f"{EVIL}/{index}.png", EVIL, 1.23456, 0.5, b"jpeg") for index in range(pictures)]
     galleries = {MISSES: shown, FALSE_ALARMS: [], HITS: shown[:1]}
     return Report(make_results(categories), 1.5, galleries, SETTINGS)
 
