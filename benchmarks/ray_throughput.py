@@ -16,7 +16,6 @@ from shutil import copy, rmtree
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import ray
 import torch
 from benchmarks.latency import export, write_images
 from benchmarks.speed import record
@@ -35,6 +34,8 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=700)
     parser.add_argument("--work", type=Path, default=Path("results/latency"), help="folder for the export")
     options = parser.parse_args()
+    import ray
+
     torch.set_num_threads(2)
     register_backbones()
     images = write_images(options.work / "images", options.image_size)

@@ -258,6 +258,18 @@ def test_checkpoint_rebuilds_model_and_predictions(checkpoint_path):
     assert loaded.hparams["training_steps"] == 4
 
 
+def test_scales_are_those_of_the_training_images(checkpoint_path, root):
+    """Levels have unit mean square over them; before, they differ by far more."""
+    model, data = UniAS.load_from_checkpoint(checkpoint_path).eval(), datamodule(root)
+    data.setup()
+    images = torch.stack([model.pre_processor(item.image[None])[0] for item in data.train_data])
+    features = model.model.backbone(images)
+    before = torch.stack([feature.square().mean() for feature in features])
+    assert before.max() > 1.5 * before.min()
+    for feature in model.model.scaler(features):
+        assert feature.square().mean().item() == pytest.approx(1, rel=0.02)
+
+
 def test_checkpoint_holds_the_backbone_once_and_plain_data(checkpoint_path):
     content = torch.load(checkpoint_path, weights_only=True)
     names = [key for key in content["state_dict"] if key.endswith("layer1.0.conv1.weight")]
