@@ -1,11 +1,11 @@
 """Results over MQTT."""
 
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.outages import Outage
-from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink
+from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink, url_parts
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 # Seconds between two attempts to reach the broker: doubled from the first to the second.
@@ -44,16 +44,11 @@ class MqttSink(BackgroundSink):
         except ModuleNotFoundError as error:
             msg = "Results go over MQTT with paho-mqtt, which is not installed: pip install 'anomalib-unias[mqtt]'"
             raise InspectionError(msg) from error
-        parts = urlsplit(url)
+        expected = "Expected mqtt://broker/topic or mqtts://broker/topic for MQTT, without the wildcards + and #."
+        parts = url_parts(url, _PORTS, expected)
         self._topic = unquote(parts.path.removeprefix("/"))
-        if (
-            parts.scheme not in _PORTS
-            or not parts.hostname
-            or not self._topic
-            or {"+", "#"} & set(url.rpartition("@")[2])
-        ):
-            msg = "Expected mqtt://broker/topic or mqtts://broker/topic for MQTT, without the wildcards + and #."
-            raise InspectionError(msg)
+        if not self._topic or {"+", "#"} & set(url.rpartition("@")[2]):
+            raise InspectionError(expected)
         if not 0 < queue_size <= _LARGEST_QUEUE:
             msg = f"queue_size is a number of messages from 1 to {_LARGEST_QUEUE}, got {queue_size}."
             raise InspectionError(msg)

@@ -3,7 +3,11 @@
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Protocol
+from urllib.parse import SplitResult, urlsplit
+
+from anomalib_unias.deploy.errors import InspectionError
 
 QUEUE_SIZE = 10_000
 PATIENCE = 10.0
@@ -114,3 +118,28 @@ class BackgroundSink(ABC):
     @abstractmethod
     def _stop(self) -> None:
         """End what delivers in the background."""
+
+
+def url_parts(url: str, schemes: Collection[str], expected: str) -> SplitResult:
+    """Take a URL apart.
+
+    Args:
+        url (str): As it was given.
+        schemes (Collection[str]): What it may begin with.
+        expected (str): Sentence that says what is expected.
+
+    Returns:
+        SplitResult: With a scheme of these, a host, and a port or none.
+
+    Raises:
+        InspectionError: If it is another URL or none. The message does not repeat it: it may have a password.
+    """
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # of an address or a port
+        msg = f"{expected} {error}."
+        raise InspectionError(msg) from error
+    if not known:
+        raise InspectionError(expected)
+    return parts

@@ -3,11 +3,11 @@
 import queue
 import threading
 from collections.abc import Mapping
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlunsplit
 
 from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.outages import Outage
-from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink
+from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink, url_parts
 
 # Answers after which the same line is sent again: until it is taken, or a few times.
 _UNAVAILABLE = (408, 429, 502, 503, 504)
@@ -53,9 +53,9 @@ class WebhookSink(BackgroundSink):
         except ModuleNotFoundError as error:
             msg = "Results go to a webhook with urllib3, which is not installed: pip install 'anomalib-unias[webhook]'"
             raise InspectionError(msg) from error
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or queue_size < 1:
-            msg = "Expected http://server/path or https://server/path for a webhook, and a queue_size of 1 or more."
+        parts = url_parts(url, ("http", "https"), "Expected http://server/path or https://server/path for a webhook.")
+        if queue_size < 1:
+            msg = f"queue_size is a number of lines, 1 or more, got {queue_size}."
             raise InspectionError(msg)
         place = parts.netloc.rpartition("@")[2]
         self.name = f"{parts.scheme}://{place}{parts.path}"

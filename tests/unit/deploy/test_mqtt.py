@@ -175,10 +175,14 @@ def test_what_is_never_delivered_is_counted(caplog):
     assert "secret" not in caplog.text + sink.name
 
 
-@pytest.mark.parametrize("url", ["http://host/topic", "mqtt://host", "mqtt:///topic", "mqtt://h/a/#", "mqtt://h/+/a"])
+NO_TOPICS = ["http://host/topic", "mqtt://host", "mqtt:///topic", "mqtt://h/a/#", "mqtt://h/+/a"]
+
+
+@pytest.mark.parametrize("url", [*NO_TOPICS, "mqtt://me:secret@host:port/topic", "mqtt://me:secret@[::1/topic"])
 def test_urls_that_are_no_topic(url):
-    with pytest.raises(InspectionError, match="Expected mqtt://broker/topic"):
+    with pytest.raises(InspectionError, match="Expected mqtt://broker/topic") as raised:
         MqttSink(url)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_queue_that_no_broker_can_number():

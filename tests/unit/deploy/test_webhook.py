@@ -87,7 +87,11 @@ def test_a_full_queue_loses_what_comes_and_counts_it():
     assert sink.undelivered == 10
 
 
-@pytest.mark.parametrize("url", ["mqtt://host/topic", "results", "http:///results"])
+@pytest.mark.parametrize(
+    "url", ["mqtt://host/topic", "results", "http:///results", "http://h:99999/r", "http://[::1/r"]
+)
 def test_urls_that_are_no_server(url):
     with pytest.raises(InspectionError, match="Expected http://server/path"):
         WebhookSink(url)
+    with pytest.raises(InspectionError, match="1 or more, got 0"):
+        WebhookSink("http://localhost/results", queue_size=0)
