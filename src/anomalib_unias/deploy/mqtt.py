@@ -70,7 +70,7 @@ class MqttSink(BackgroundSink):
         )
         self._queue_is_full = paho.MQTT_ERR_QUEUE_SIZE
         # Not connect(): that would raise without a broker, which may be there a minute later.
-        self._client.connect_async(parts.hostname, port)
+        self._client.connect_async(str(parts.hostname), port)
         self._client.loop_start()
 
     def _take(self, line: bytes) -> bool:
