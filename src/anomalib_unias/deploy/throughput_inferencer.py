@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -204,15 +205,20 @@ class ThroughputInferencer:
         """
         free = [self._idle.pop() if self._idle else self._compiled.create_infer_request() for _ in range(self.requests)]
         running: deque[tuple[_Read, InferRequest]] = deque()
-        for read in self._read_ahead(images):
-            while running and (read is None or len(running) == self.requests):
+        try:
+            for read in self._read_ahead(images):
+                while running and (read is None or len(running) == self.requests):
+                    yield self._finish(*running.popleft(), free)
+                if read is not None:
+                    request = free.pop()
+                    running.append((_start(request, read), request))
+            while running:
                 yield self._finish(*running.popleft(), free)
-            if read is not None:
-                request = free.pop()
-                running.append((_start(request, read), request))
-        while running:
-            yield self._finish(*running.popleft(), free)
-        self._idle += free
+        finally:
+            # Whoever stops early leaves some that still write into their memory.
+            for read, request in running:
+                _await_unwanted(read, request)
+            self._idle += [*free, *(request for _, request in running)]
 
     def _finish(self, read: _Read, request: InferRequest, free: list[InferRequest]) -> Inspected:
         """Wait for an answer, and give its request back."""
@@ -280,6 +286,13 @@ def _start(request: InferRequest, read: _Read) -> _Read:
     except RuntimeError as error:
         return replace(read, pixels=None, network_input=None, error=_not_computed(read, error))
     return read
+
+
+def _await_unwanted(read: _Read, request: InferRequest) -> None:
+    """Wait for an answer that nobody wants."""
+    if read.pixels is not None:
+        with suppress(RuntimeError):
+            request.wait()
 
 
 def _not_computed(read: _Read, error: RuntimeError) -> UnreadableImageError:

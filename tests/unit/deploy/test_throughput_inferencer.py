@@ -44,6 +44,18 @@ def test_results_come_in_order_whatever_the_sizes(line):
         np.testing.assert_allclose(np.squeeze(result.anomaly_map), pixels[..., 0] / 255, atol=1e-7)
 
 
+def test_requests_are_used_again_by_whoever_comes_after_one_that_stopped_early(line):
+    assert line.predict(picture(1)).pred_score.item() == pytest.approx(1 / 255)
+    requests = list(line._idle)
+    assert len(requests) == 3
+    stopped = line.stream(picture(red, (300, 300)) for red in range(10))
+    next(stopped)
+    stopped.close()
+    found = [result.pred_score.item() for result in line.stream(picture(red) for red in range(5))]
+    np.testing.assert_allclose(found, np.arange(5) / 255, atol=1e-7)
+    assert {id(request) for request in line._idle} == {id(request) for request in requests}
+
+
 @pytest.mark.parametrize("kind", ["RGB", "L"])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_same_answer_as_the_inferencer_of_anomalib(line, path, tmp_path, monkeypatch, kind, suffix):
