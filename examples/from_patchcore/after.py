@@ -1,4 +1,4 @@
-"""The project of before.py with one model, one threshold and one export for all products: five lines are others.
+"""The project of before.py with one model, one threshold and one export for all products: five lines differ.
 
 python after.py ./datasets/line
 """

@@ -10,7 +10,14 @@ import argparse
 
 
 def inspect_images(model: str, images: str, results: str, workers: int) -> None:
-    """Each worker has a model and a core; the work of one that dies is done again by another."""
+    """Inspect images with several workers, which have one model and one core each; if one dies, its work is repeated.
+
+    Args:
+        model (str): Export of anomalib, ``*.xml`` or ``*.onnx``.
+        images (str): Folder of the images, searched with its sub-folders.
+        results (str): Folder for the Parquet files.
+        workers (int): Number of workers.
+    """
     import ray
 
     from anomalib_unias.deploy import BatchInspector

@@ -14,15 +14,15 @@ from PIL import Image
 
 
 def ask(url: str, model: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Send an image, get the outputs of the model by name.
+    """Send an image and return the outputs of the model by name.
 
     Args:
         url (str): Address of the server.
-        model (str): Name of the model there.
+        model (str): Name of the model on the server.
         pixels (np.ndarray): RGB ``(H, W, 3)``, uint8.
 
     Returns:
-        dict[str, np.ndarray]: Such as ``pred_score`` and ``anomaly_map``.
+        dict[str, np.ndarray]: Outputs such as ``pred_score`` and ``anomaly_map``.
     """
     images = pixels.astype(np.float32).transpose(2, 0, 1)[None] / 255
     tensor = {"name": "input", "shape": images.shape, "datatype": "FP32", "data": images.ravel().tolist()}
@@ -34,14 +34,14 @@ def ask(url: str, model: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path)
     parser.add_argument("--url", default="http://localhost:8080")
     parser.add_argument("--model", default="anomaly")
     arguments = parser.parse_args()
     found = ask(arguments.url, arguments.model, np.array(Image.open(arguments.image).convert("RGB")))
-    # A model that was exported without thresholds calls nothing good or defective.
+    # A model that was exported without thresholds gives no label.
     label = {None: "no label", True: "anomalous", False: "normal"}[_flag(found.get("pred_label"))]
     sys.stdout.write(f"{arguments.image}: score {found['pred_score'].item():.4f}, {label}\n")
 

@@ -1,12 +1,12 @@
 """An OpenVINO model of anomalib in MLServer, which speaks the open inference protocol.
 
-    pip install mlserver openvino                                    # in an environment of its own
+    pip install mlserver openvino                                    # in a separate environment
     cp openvino_runtime.py model-settings.json line/weights/openvino/
     mlserver start line/weights/openvino
     python client.py image.png
 
-MLServer (https://mlserver.readthedocs.io) calls this class; batching, metrics, gRPC and worker
-processes are its own business.
+MLServer (https://mlserver.readthedocs.io) calls this class; it does batching, metrics, gRPC and worker
+processes itself.
 """
 
 import asyncio
@@ -23,7 +23,14 @@ _FORMAT = "1"
 
 
 def doubts(model: ov.Model) -> list[str]:
-    """What whoever runs the server should know, as ``anomalib-unias inspect`` says it."""
+    """Return the warnings about a model that ``anomalib-unias inspect`` would also give.
+
+    Args:
+        model (ov.Model): The export.
+
+    Returns:
+        list[str]: Sentences; empty if there is nothing to warn about.
+    """
     if not model.has_rt_info(["model_info", "description_format"]):
         return [
             "it does not say what it is; it is taken for an export of anomalib, which takes RGB in [0, 1]. "
@@ -42,7 +49,7 @@ class OpenVINORuntime(MLModel):
     """Answers with all outputs of the model, by their names."""
 
     async def load(self) -> bool:
-        """Compile the model, in full precision: scores are those of training."""
+        """Compile the model in full precision, so that scores equal those of training."""
         path = await get_model_uri(self.settings)
         core = ov.Core()
         model = core.read_model(path)
@@ -52,9 +59,9 @@ class OpenVINORuntime(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Compute images ``(B, 3, H, W)``, RGB in [0, 1]."""
+        """Run the model on images ``(B, 3, H, W)``, RGB in [0, 1]."""
         images = self.decode(payload.inputs[0], default_codec=NumpyCodec)
-        # A request for each call, in a thread: calls can overlap.
+        # Each call has its own request, in a thread, so calls can overlap.
         request = self._compiled.create_infer_request()
         found = await asyncio.to_thread(request.infer, [images])
         outputs = [NumpyCodec.encode_output(output.any_name, found[output]) for output in self._compiled.outputs]
