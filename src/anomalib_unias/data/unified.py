@@ -39,8 +39,8 @@ class UnifiedDataModule(CombinedDataModule):
         test_augmentations: Augmentations of test images. Defaults to ``None``.
         augmentations: Augmentations where the three above are not given. Defaults to ``None``.
         test_split_mode: How each category gets its test images. Defaults to ``None``: the default of the datamodule.
-        test_split_ratio: Fraction of the images of each category that is split off for the test set, if it is split
-            off. Defaults to ``None``: the default of the datamodule.
+        test_split_ratio: Fraction of the images of each category for the test set, if that is split off. Defaults to
+            ``None``: the default of the datamodule.
         val_split_mode: How each category gets its validation images. Defaults to ``None``: the default of the
             datamodule, which is the test set itself for most of them.
         val_split_ratio: Fraction of the images of each category for the validation set. Defaults to ``None``: the
