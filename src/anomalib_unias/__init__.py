@@ -1,4 +1,4 @@
-"""Unified anomaly segmentation for anomalib: one model, one threshold, no class label.
+"""Unified anomaly segmentation for anomalib: one model, one threshold, no class labels.
 
 Names are imported when they are first used (PEP 562): importing this package alone
 imports neither torch nor anomalib.

@@ -1,4 +1,4 @@
-"""Models of anomalib with our parts, where only plain names can be given."""
+"""Build models of anomalib with parts of this package, where only plain names can be given."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -24,10 +24,10 @@ def assemble(
 ) -> AnomalibModule:
     """Build any anomalib model with parts of this package that are given by their names.
 
-    For anomalib's ``benchmark`` pipeline (2.7.0), which reads plain values only: it can neither build a post-processor
-    or evaluator, nor limit the training of a model that does not limit itself, and it wants the same arguments for
-    all models of a run and the same metrics from every one. There ``class_path: anomalib_unias.assemble`` stands for
-    the model.
+    This is for anomalib's ``benchmark`` pipeline (2.7.0), which reads plain values only. The pipeline cannot build a
+    post-processor or evaluator, nor limit the training of a model that sets no limit itself, and it needs the same
+    arguments and the same metrics for all models of a run. There, give ``class_path: anomalib_unias.assemble`` instead
+    of the model.
 
     Args:
         model (str): Name of the model, e.g. ``"Patchcore"``.
@@ -37,10 +37,10 @@ def assemble(
             ``"UnifiedEvaluator"``.
         pre_processor (Mapping[str, Any] | None): ``image_size`` (height, width), ``mean`` and ``std`` of a
             pre-processor that resizes and normalises. Defaults to ``None``: that of the model.
-        trainer_arguments (Mapping[str, Any] | None): What is asked of the trainer where the model itself asks nothing,
-            e.g. ``{"max_epochs": 20}``. Defaults to ``None``.
+        trainer_arguments (Mapping[str, Any] | None): Trainer arguments that the model itself does not set, e.g.
+            ``{"max_epochs": 20}``. Defaults to ``None``.
         arguments_of (Mapping[str, Mapping[str, Any]] | None): Arguments for one model of several, by its name; all
-            that is listed here can be among them. Defaults to ``None``.
+            arguments listed here are allowed. Defaults to ``None``.
         **arguments (Any): Constructor arguments of the model.
 
     Returns:
@@ -48,7 +48,7 @@ def assemble(
 
     Raises:
         UnknownModelError: If anomalib knows no such model.
-        ValueError: If a part is unknown, or a pre-processor is not described by the three.
+        ValueError: If a part is unknown, or ``pre_processor`` does not have exactly these three entries.
 
     Example:
         >>> model = assemble("Padim", post_processor="CadaPostProcessor", backbone="resnet18", pre_trained=False)
@@ -77,7 +77,7 @@ def assemble(
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries and lists of Python: anomalib hands over those of OmegaConf."""
+    """Convert the OmegaConf values that anomalib passes to plain dictionaries and lists."""
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
@@ -90,7 +90,7 @@ def _resizing(described: Mapping[str, Any]) -> PreProcessor:
 
 
 class _Asking(nn.Module):
-    """What a model asks of the trainer, and something besides. To be named before a model of anomalib."""
+    """Adds trainer arguments to those of a model. As a base class it must come before the model of anomalib."""
 
     _stock: ClassVar[type[AnomalibModule]]
     _asked: ClassVar[dict[str, Any]]
@@ -100,12 +100,12 @@ class _Asking(nn.Module):
         return {**self._asked, **super().trainer_arguments}  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Its class is in no module, where a pickle would look for it.
+        # The class is in no module, so a pickle would not find it.
         return _empty, (self._stock, self._asked), self.__getstate__()
 
 
 def _asking(stock: type[AnomalibModule], asked: Mapping[str, Any]) -> type[AnomalibModule]:
-    """Derive a model that asks more of the trainer. It has the name of the stock one, which folders are named after."""
+    """Derive a model with more trainer arguments. It keeps the name of the stock model, which names the folders."""
     named = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(stock.__name__, (_Asking, stock), {**named, "_stock": stock, "_asked": dict(asked)})
 

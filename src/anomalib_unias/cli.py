@@ -77,7 +77,7 @@ def _copy(name: str, folder: Path) -> None:
 def main() -> None:
     """Entry point of ``anomalib-unias``."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # Not those of the libraries: the exporter of torch alone tells of every node that it removes.
+    # Not the messages of libraries: the exporter of torch, for example, reports every node that it removes.
     logging.getLogger("anomalib_unias").setLevel(logging.INFO)
     commands = parser()
     parsed = commands.instantiate_classes(commands.parse_args())
@@ -96,10 +96,10 @@ def _functions() -> dict[str, Callable[..., None]]:
 
 
 def parser() -> "ArgumentParser":
-    """Build the parser: commands with the arguments of functions; ``runs`` are as many as one gives.
+    """Build the parser: one command per function, with its arguments; ``runs`` takes any number of values.
 
     Returns:
-        ArgumentParser: Of ``anomalib-unias``.
+        ArgumentParser: Parser of ``anomalib-unias``.
     """
     from jsonargparse import ArgumentParser
 

@@ -1,19 +1,19 @@
-"""Makes the stock anomalib know the names of this package, without an import by the user.
+"""Register the names of this package in the stock anomalib, without an import by the user.
 
 anomalib 2.7.0 has no plugin mechanism: ``anomalib train --model X`` and ``get_model("x")`` search the subclasses of
-``AnomalibModule`` that happen to be imported, ``get_model({"class_path": ...})`` only accepts modules of a white-list,
-and ``get_datamodule`` only looks into ``anomalib.data``. Something has to import and announce our classes.
+``AnomalibModule`` that happen to be imported, ``get_model({"class_path": ...})`` only accepts modules of an allow list,
+and ``get_datamodule`` only searches ``anomalib.data``. Something has to import and register our classes.
 
 torch does: at the end of ``import torch`` it calls every entry point of the group ``torch.backends``
-(https://docs.pytorch.org/tutorials/unstable/python_extension_autoload.html), ours is :func:`autoload`. At that moment
+(https://docs.pytorch.org/tutorials/unstable/python_extension_autoload.html); ours is :func:`autoload`. At that moment
 anomalib may be absent, half imported (``import anomalib.models`` is what imports torch) or complete, and this package
 may be half imported too. So nothing happens before the outermost import of either package has finished. The import
-system tells us: it binds a finished sub-module as an attribute of its parent package
+system reports that: it binds a finished sub-module as an attribute of its parent package
 (https://docs.python.org/3/reference/import.html#submodules), and we listen to that assignment.
 
-Switched off by the environment variables ``ANOMALIB_UNIAS_AUTOLOAD=0`` (this package only) and
-``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` (all of torch's entry points). The dotted ``--model anomalib_unias.UniAS`` needs no
-registration. Whoever switched torch's entry points off can call :func:`autoload` by hand.
+The environment variables ``ANOMALIB_UNIAS_AUTOLOAD=0`` (this package only) and ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` (all
+of torch's entry points) switch the registration off. The dotted ``--model anomalib_unias.UniAS`` needs no registration.
+If torch's entry points are switched off, :func:`autoload` can be called by hand.
 """
 
 import logging
@@ -28,7 +28,7 @@ from types import ModuleType
 logger = logging.getLogger(__name__)
 
 SWITCH = "ANOMALIB_UNIAS_AUTOLOAD"
-"""Environment variable: any value other than ``1`` switches the registration off, the rule of torch's own variable."""
+"""Environment variable: any value other than ``1`` switches the registration off, as for torch's own variable."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     "UniAS": ("anomalib.models", "anomalib.models.image"),
@@ -47,7 +47,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 def autoload() -> None:
-    """Register our names in anomalib, now or as soon as anomalib has been imported.
+    """Register our names in anomalib, now or when anomalib has been imported.
 
     Called by torch at the end of ``import torch``. Imports neither anomalib nor any other module of this package
     before the user imports anomalib, never raises, and does nothing when called again.
@@ -78,7 +78,7 @@ def _register_backbones() -> None:
     import_module("anomalib_unias.backbones").register_backbones()
 
 
-# What is still to be done: what it is (for the log), the modules of anomalib that it needs, and how it is done.
+# Tasks still to do: name (for the log), the modules of anomalib that it needs, and its function.
 _pending: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
     "allow class paths": (("anomalib.models",), _allow_class_paths),
     "register backbones": (("anomalib.models",), _register_backbones),
@@ -87,12 +87,12 @@ _pending: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
 
 
 def _register() -> None:
-    """Do what can be done by now, or listen for the end of the import that is in the way."""
+    """Run the tasks that are possible now, or listen for the end of an import that is still running."""
     if (unfinished := _unfinished_import()) is not None:
         _listen_to(sys.modules[unfinished.rpartition(".")[0]])
         return
     for task, (modules, _) in list(_pending.items()):
-        # A task can import more of anomalib, and that comes back here: take it off the list before it starts.
+        # A task can import more of anomalib, which calls this function again: remove it from the list before it starts.
         if all(module in sys.modules for module in modules) and (taken := _pending.pop(task, None)):
             with _only_logged(task):
                 taken[1]()
@@ -103,7 +103,7 @@ def _register() -> None:
 def _unfinished_import() -> str | None:
     """Name of the outermost module of anomalib or of this package that is being imported right now, if any.
 
-    ``_initializing`` is what Python itself consults to say "partially initialized module" in its error messages.
+    Python itself uses ``_initializing`` to say "partially initialized module" in its error messages.
     """
     for name in list(sys.modules):
         if name.startswith(("anomalib.", "anomalib_unias.")):
@@ -124,7 +124,7 @@ class _Package(ModuleType):
 
 
 class _AnomalibFinder:
-    """Finds nothing; notices the next import from anomalib, at which the package itself exists."""
+    """Finds no module; notices the next import of a sub-module of anomalib, when the package itself exists."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
         """See ``importlib.abc.MetaPathFinder``."""
@@ -141,7 +141,7 @@ def _listen_to(package: ModuleType) -> None:
 
 
 def _stop_listening() -> None:
-    """Leave the import system as it was found."""
+    """Restore the import system."""
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)
     packages: list[ModuleType] = [module for module in list(sys.modules.values()) if type(module) is _Package]
@@ -154,6 +154,6 @@ def _only_logged(task: str) -> Iterator[None]:
     """Log an error instead of raising it: ``import torch`` must work for everyone who has this package installed."""
     try:
         yield
-    except Exception as error:  # whatever is broken in here, it is not the business of the running import
+    except Exception as error:  # an error in here must not break the running import
         logger.warning("anomalib_unias could not %s: %s: %s", task, type(error).__name__, error)
         logger.debug("Traceback of the warning above", exc_info=True)

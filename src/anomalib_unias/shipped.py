@@ -1,4 +1,4 @@
-"""Files that come with the package and are no code: configurations and examples."""
+"""Files that come with the package besides its code: configurations and examples."""
 
 import shutil
 from pathlib import Path
@@ -11,10 +11,10 @@ def shipped_folder(name: str) -> Path:
         name (str): ``"configs"`` or ``"examples"``.
 
     Returns:
-        Path: In the package, or in the repository of an editable installation.
+        Path: The folder in the package, or in the repository of an editable installation.
 
     Raises:
-        FileNotFoundError: If it is in neither.
+        FileNotFoundError: If neither has the folder.
     """
     package = Path(__file__).parent
     for folder in (package / name, package.parents[1] / name):
@@ -29,13 +29,13 @@ def copy_shipped(name: str, target: Path) -> list[Path]:
 
     Args:
         name (str): ``"configs"`` or ``"examples"``.
-        target (Path): Where its content goes; created if it does not exist.
+        target (Path): Folder for the content; created if it does not exist.
 
     Returns:
-        list[Path]: The files, all of them, in order.
+        list[Path]: All files in ``target`` that belong to the folder, sorted.
 
     Raises:
-        FileExistsError: If a file with another content is there. Then nothing is copied.
+        FileExistsError: If a file with other content exists. Then nothing is copied.
     """
     source = shipped_folder(name)
     files = [path for path in sorted(source.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]

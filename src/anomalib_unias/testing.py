@@ -1,4 +1,4 @@
-"""Checks that any model of anomalib can be put through, by pytest.
+"""Checks for any model of anomalib, to be run by pytest.
 
 A model is given by a function without arguments that builds it::
 
@@ -6,8 +6,8 @@ A model is given by a function without arguments that builds it::
     def test_my_models(factory, check, datamodule, tmp_path):
         check(factory, datamodule, tmp_path)
 
-Each check trains the model on the CPU with a fixed seed, by anomalib's ``Engine`` for one epoch, and raises an
-``AssertionError`` that says what was found; the training is shared by the checks of one model and one datamodule.
+Each check trains the model on the CPU with a fixed seed, with anomalib's ``Engine`` for one epoch. A failing check
+raises an ``AssertionError`` that says what was found. The checks of one model and one datamodule share the training.
 """
 
 import copy
@@ -56,7 +56,7 @@ Check = Callable[[Factory, AnomalibDataModule, Path], None]
 _SEED = 0
 _IMAGES = 4
 _FIELDS = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
-# Of normalised scores: what rounding and the order of sums make of them.
+# Largest difference of normalised scores that rounding and the order of sums may cause.
 _TOLERANCE = 1e-3
 
 
@@ -77,11 +77,11 @@ class _Trained:
 
 
 def check_predictions_are_well_formed(factory: Factory, datamodule: AnomalibDataModule, tmp_path: Path) -> None:
-    """Scores and maps are finite, of the right shape and normalised, and labels are what exceeds the threshold.
+    """Scores and maps are finite, normalised and of the right shape, and labels agree with the threshold.
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
+        datamodule (AnomalibDataModule): Data to train the model on.
         tmp_path (Path): Not used.
 
     Raises:
@@ -112,7 +112,7 @@ def check_batch_equals_single_images(factory: Factory, datamodule: AnomalibDataM
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
+        datamodule (AnomalibDataModule): Data to train the model on.
         tmp_path (Path): Not used.
 
     Raises:
@@ -130,8 +130,8 @@ def check_same_seed_same_scores(factory: Factory, datamodule: AnomalibDataModule
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
-        tmp_path (Path): For the second training.
+        datamodule (AnomalibDataModule): Data to train the model on.
+        tmp_path (Path): Folder for the second training.
 
     Raises:
         AssertionError: If they do not.
@@ -143,11 +143,11 @@ def check_same_seed_same_scores(factory: Factory, datamodule: AnomalibDataModule
 
 
 def check_checkpoint_keeps_predictions(factory: Factory, datamodule: AnomalibDataModule, tmp_path: Path) -> None:
-    """A model from its checkpoint, or from a pickle, predicts the same: thresholds and calibration are in there.
+    """A model from its checkpoint, or from a pickle, predicts the same: they contain thresholds and calibration.
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
+        datamodule (AnomalibDataModule): Data to train the model on.
         tmp_path (Path): Not used.
 
     Raises:
@@ -163,15 +163,15 @@ def check_checkpoint_keeps_predictions(factory: Factory, datamodule: AnomalibDat
 
 
 def check_exports_agree(factory: Factory, datamodule: AnomalibDataModule, tmp_path: Path) -> None:
-    """torch, OpenVINO and, if it is installed, ONNX Runtime give the same answer for batches of any length.
+    """torch, OpenVINO and, if it is installed, ONNX Runtime give the same predictions for batches of any length.
 
     Images have the size of the network input. For files of any size, through the inferencers of anomalib, there is
     :func:`~anomalib_unias.deploy.check_export_parity`.
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
-        tmp_path (Path): For the exports.
+        datamodule (AnomalibDataModule): Data to train the model on.
+        tmp_path (Path): Folder for the exports.
 
     Raises:
         AssertionError: If they do not, or if an export changes the model.
@@ -196,11 +196,11 @@ def check_exports_agree(factory: Factory, datamodule: AnomalibDataModule, tmp_pa
 
 
 def check_no_label_without_threshold(factory: Factory, datamodule: AnomalibDataModule, tmp_path: Path) -> None:
-    """A model without thresholds calls nothing good or defective.
+    """A model without thresholds predicts no labels and no masks.
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
+        datamodule (AnomalibDataModule): Data to train the model on.
         tmp_path (Path): Not used.
 
     Raises:
@@ -224,7 +224,7 @@ def check_data_come_back(factory: Factory, datamodule: AnomalibDataModule, tmp_p
 
     Args:
         factory (Callable[[], AnomalibModule]): Builds the model.
-        datamodule (AnomalibDataModule): Trains it.
+        datamodule (AnomalibDataModule): Data to train the model on.
         tmp_path (Path): Not used.
 
     Raises:
@@ -254,23 +254,23 @@ def parametrize_with_checks(
     checks: Sequence[Check] = CHECKS,
     expected_failures: Mapping[str, str] | None = None,
 ) -> "MarkDecorator":
-    """Make of one test a test for each model and each check.
+    """Turn one test into a test for each model and each check.
 
-    The test takes the arguments ``factory`` and ``check``, and gives the check a datamodule of its own. One that lives
-    as long as the module (``scope="module"``) lets the checks of a model share one training.
+    The test takes the arguments ``factory`` and ``check``, and passes its own datamodule to the check. With a
+    datamodule fixture of ``scope="module"`` the checks of a model share one training.
 
     Args:
         factories (Sequence[Callable[[], AnomalibModule]]): Functions, classes or partial functions that build a model.
             Each call gives a new one, with parts of its own.
         checks (Sequence[Check]): Checks. Defaults to :data:`CHECKS`.
-        expected_failures (Mapping[str, str] | None): Reasons why checks fail, by their names. Such a check that passes
-            is a failure. Defaults to ``None``: all pass.
+        expected_failures (Mapping[str, str] | None): Reasons why checks fail, by the name of the check. If such a check
+            passes, its test fails. Defaults to ``None``: all checks pass.
 
     Returns:
         MarkDecorator: Decorator of pytest.
 
     Raises:
-        ValueError: If a failure is expected of a check that there is not.
+        ValueError: If ``expected_failures`` names a check that does not exist.
     """
     import pytest
 
@@ -295,7 +295,7 @@ def _name(factory: Factory) -> str:
     return _name(factory.func) if isinstance(factory, partial) else getattr(factory, "__name__", repr(factory))
 
 
-# The checks of a model follow one another: the last one is enough.
+# The checks of one model run one after the other, so it is enough to keep the last training.
 @lru_cache(maxsize=1)
 def _trained(factory: Factory, datamodule: AnomalibDataModule) -> _Trained:
     folder = TemporaryDirectory()
@@ -370,7 +370,7 @@ def _same(found: InferenceBatch, expected: InferenceBatch, of: str, tolerance: f
 
 
 def _same_labels(found: Tensor, expected: Tensor, scores: Tensor, of: str) -> None:
-    """Compare labels, but those of scores so near to the threshold that rounding decides."""
+    """Compare labels, except those of scores so near to the threshold that rounding decides."""
     sure = (scores.flatten() - 0.5).abs() > _TOLERANCE
     differ = (found.flatten().bool() != expected.flatten().bool()) & sure
     if differ.any():

@@ -1,4 +1,4 @@
-"""What happens around the training of a model."""
+"""Callbacks around the training of a model."""
 
 from .denormals import FlushDenormals
 from .exact_resume import ExactResume

@@ -1,4 +1,4 @@
-"""Random numbers of a run that is resumed."""
+"""Restore the random numbers of a resumed run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,13 +20,13 @@ States = dict[str, Any]
 
 
 class ExactResume(Callback):
-    """Lets a run that is resumed go on as if it had not stopped.
+    """Continues a resumed run as if it had not stopped.
 
-    Checkpoints hold the state of the global generators of random numbers, and of the generators that the loader of the
-    training images and its samplers have of their own: as they are, and as they were when the epoch began. Within an
-    epoch the order of its images is drawn again, and those that were seen are read and left out. In several processes
-    each goes on with the state of the first. Worker processes that augment images draw other random numbers in the
-    rest of the very first epoch.
+    Checkpoints store the states of the global random number generators and of the own generators of the training
+    loader and its samplers: the current states, and those at the start of the epoch. To resume within an epoch, the
+    order of its images is drawn again, and images that were already seen are read and skipped. With several processes,
+    each one continues with the state of the first. One exception: in the rest of the very first epoch, worker processes
+    that augment images draw other random numbers.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ExactResume(Callback):
         self._resumed = checkpoint if _KEY in checkpoint else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on within an epoch, for which Lightning does not call ``on_train_epoch_start``."""
+        """Continue within an epoch, for which Lightning does not call ``on_train_epoch_start``."""
         loop = trainer.fit_loop
         if self._resumed is None or not loop.restarted_mid_epoch:
             return
@@ -53,7 +53,7 @@ class ExactResume(Callback):
         seen = progress.processed
         complete = seen >= trainer.num_training_batches
         if complete and not loop.epoch_loop.restarted_on_train_batch_end:
-            return  # from the validation at the end of an epoch: nothing is left of it, and the next one begins
+            return  # saved in the validation at the end of an epoch: no batch is left of it, the next one begins
         state, self._resumed = self._resumed, None
         self._epoch = state.get(_EPOCH_KEY)
         if complete or self._epoch is None:
@@ -63,14 +63,14 @@ class ExactResume(Callback):
         _restore(trainer, pl_module, self._epoch)
         iter(fetcher)
         if self._epoch["iterator_exists"]:
-            # Lightning makes the iterator of the first epoch, which draws a number, before that begins.
+            # Lightning makes the iterator of the first epoch, which draws a number, before the epoch begins.
             _restore(trainer, pl_module, self._epoch)
         for _ in range(seen):
             next(fetcher.iterator)
         _restore(trainer, pl_module, state)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the random numbers where the interrupted run would have."""
+        """Continue with the random numbers that the interrupted run would have used."""
         loop = trainer.fit_loop
         if self._resumed is None:
             first = trainer.current_epoch == 0
@@ -80,7 +80,7 @@ class ExactResume(Callback):
         self._begin_epoch(trainer, pl_module, state)
         fetcher = train_fetcher(trainer)
         if fetcher is not None and (loop.is_resuming or loop.restarting):
-            # Lightning has drawn the order of images before it could be told the state, and would not again.
+            # Lightning drew the order of images before the state could be restored, and would not draw it again.
             iter(fetcher)
 
     def _begin_epoch(self, trainer: Trainer, pl_module: LightningModule, state: States) -> None:
@@ -108,7 +108,7 @@ def _restore(trainer: Trainer, pl_module: LightningModule, states: States) -> No
 
 
 def _generators(trainer: Trainer) -> Iterator[torch.Generator]:
-    """Generators that the training loaders and their samplers have of their own, each once."""
+    """Own generators of the training loaders and their samplers, each once."""
     seen: set[int] = set()
     for loader in CombinedLoader(trainer.train_dataloader).flattened:
         for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):

@@ -1,4 +1,4 @@
-"""How long a run is, and when it is validated, where the user has not said."""
+"""Length of a run, and when it is validated, if the user has not set them."""
 
 import copy
 import math
@@ -13,20 +13,20 @@ from anomalib_unias.compat.trainer import forget_progress, forget_results, valid
 from .shared import SharedCallback
 
 VALIDATIONS = 10
-"""Validations of a run that ends by steps, if a callback monitors it."""
+"""Number of validations of a run that ends by steps, if a callback monitors a metric."""
 
 
 class RunLength(SharedCallback):
     """Gives a run its default length, and validates it at its end.
 
-    What a model of anomalib 2.7.0 returns as ``trainer_arguments`` replaces what the user has given, without the model
-    being told what that was. Therefore the model returns no limit, and the trainer gets one here for a single run, if
-    it was given none of ``max_steps``, ``max_epochs`` and ``max_time``.
+    In anomalib 2.7.0 the ``trainer_arguments`` of a model replace those of the user, and the model cannot see the
+    values of the user. Therefore the model returns no limit, and this callback sets one on the trainer for a single
+    run, if the user gave none of ``max_steps``, ``max_epochs`` and ``max_time``.
 
     Lightning validates at the end of epochs, and a run that ends by steps seldom ends there: its thresholds and its
-    checkpoint would belong to older weights. Such a run is validated when its steps are done, and, if a callback
-    monitors something (``EarlyStopping``, ``ModelCheckpoint``), after every tenth of it too. A user who has set
-    ``val_check_interval`` or ``check_val_every_n_epoch`` decides alone.
+    checkpoint would belong to older weights. Such a run is validated after its last step and, if a callback monitors a
+    metric (``EarlyStopping``, ``ModelCheckpoint``), also after every tenth of the run. If the user has set
+    ``val_check_interval`` or ``check_val_every_n_epoch``, only that setting counts.
     """
 
     def __init__(self) -> None:
@@ -40,18 +40,18 @@ class RunLength(SharedCallback):
         """Set what the user has not set, until the run ends.
 
         Args:
-            trainer (Trainer): That is given the model to fit. It has not looked at its limits yet: where
-                ``max_epochs`` is ``None`` it will set 1000.
+            trainer (Trainer): Trainer that gets the model to fit. It has not applied its limits yet: it will replace a
+                ``max_epochs`` of ``None`` by 1000.
             model (LightningModule): The model.
-            steps (int): Default length of its run, in steps of the optimiser.
+            steps (int): Default length of the run, in steps of the optimiser.
 
         Raises:
-            ValueError: If that is no number of steps.
+            ValueError: If ``steps`` is not a whole number from 1.
         """
         if not isinstance(steps, int) or steps < 1:
             msg = f"training_steps must be a whole number from 1, got {steps!r}."
             raise ValueError(msg)
-        self._end(trainer)  # of a run that failed before its callbacks were called
+        self._end(trainer)  # a run that failed before its callbacks were called
         self._begin_anew(trainer, model)
         self._trained = False
         loop = trainer.fit_loop
@@ -67,33 +67,33 @@ class RunLength(SharedCallback):
         self._plan_validations(trainer, only_steps=loop.max_epochs in {None, -1} and not timed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that there is something to train."""
+        """Note that the run trains."""
         del trainer, pl_module
         self._trained = True
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Have the last step of a run validated."""
+        """Make Lightning validate after the last step of a run."""
         del args, kwargs
         if self._validates_at_end and trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             trainer.val_check_batch = 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate a model whose training was complete already, by a run that was stopped before it was validated.
+        """Validate a resumed model whose run stopped after the last step but before the validation.
 
-        Lightning ends such a resumed run at once. Its thresholds, and a checkpoint of it, would be missing.
+        Lightning ends such a resumed run at once: its thresholds and its checkpoint would be missing.
         """
-        # It was validated when it was calibrated, and its thresholds may come from other images.
+        # A calibrated model was validated for its calibration, and its thresholds may come from other images.
         calibrated = getattr(getattr(pl_module, "post_processor", None), "calibration", None) is not None
         if not self._trained and trainer.ckpt_path and trainer.enable_validation and not calibrated:
             validate_within_fit(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the trainer its limits back: Lightning does not tear down after an error."""
+        """Restore the limits of the trainer: Lightning does not call ``teardown`` after an error."""
         del pl_module, exception
         self._end(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its limits back."""
+        """Restore the limits of the trainer."""
         del pl_module, stage
         self._end(trainer)
 
@@ -118,7 +118,7 @@ class RunLength(SharedCallback):
         self._given, self._validates_at_end = None, False
 
     def _begin_anew(self, trainer: Trainer, model: LightningModule) -> None:
-        """Let a trainer that has trained another model count from zero, and forget that model's checkpoints."""
+        """Reset the counters of a trainer that has trained another model, and forget that model's checkpoints."""
         if self._model is None:
             self._unused = [
                 (callback, copy.deepcopy(callback.state_dict()))
@@ -133,11 +133,11 @@ class RunLength(SharedCallback):
 
 
 def images_to_see(trainer: Trainer, batch_size: int, images: int) -> float:
-    """Number of images that a run draws, repeated ones included.
+    """Number of images that a run draws, including repeated ones.
 
     Args:
-        trainer (Trainer): At the start of the run.
-        batch_size (int): Images of a batch.
+        trainer (Trainer): Trainer at the start of the run.
+        batch_size (int): Number of images in a batch.
         images (int): Number of training images.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Callbacks that several parts of a run share."""
+"""Base class of callbacks that several parts of a run share."""
 
 from typing import TypeVar
 
@@ -8,24 +8,24 @@ _Shared = TypeVar("_Shared", bound="SharedCallback")
 
 
 class SharedCallback(Callback):
-    """A callback of which a trainer has one, whoever asks for it first. It has no constructor arguments."""
+    """A callback that exists once per trainer, whoever asks for it first. It has no constructor arguments."""
 
     @classmethod
     def of(cls: type[_Shared], trainer: Trainer) -> _Shared:
-        """Find the one that a trainer has, or give it one.
+        """Get the callback of a trainer, or add one.
 
-        It comes first: what it undoes is undone even if another callback raises after an error.
+        It is added as the first callback: so it cleans up after an error even if another callback raises an error then.
 
         Args:
             trainer (Trainer): Any trainer, also while its callbacks are being called.
 
         Returns:
-            SharedCallback: Always the same one for a trainer.
+            SharedCallback: The callback, always the same one for a trainer.
         """
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if type(callback) is cls:
                 return callback
         added = cls()
-        # A new list: Lightning may be walking through the old one.
+        # A new list: Lightning may be iterating over the old one.
         trainer.callbacks = [added, *trainer.callbacks]  # type: ignore[attr-defined]
         return added

@@ -1,4 +1,4 @@
-"""The owner of a datamodule's training images during a run."""
+"""Manage the training images of a datamodule during a run."""
 
 import logging
 from collections.abc import Callable
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingData(SharedCallback):
-    """Changes the training images of a datamodule for one run, and gives them back when it ends, however it ends.
+    """Changes the training images of a datamodule for one run, and restores them at its end, also after an error.
 
-    Nothing else writes to ``train_data``. Models and post-processors share one for each trainer::
+    Nothing else writes to ``train_data``. Models and post-processors share one instance per trainer::
 
         held_out = TrainingData.of(trainer).hold_out(trainer, 0.1)  # in ``setup``
         TrainingData.of(trainer).replace_by_features(trainer, ...)  # in ``on_fit_start``
@@ -38,23 +38,24 @@ class TrainingData(SharedCallback):
         self._held_out: set[int] = set()
 
     def hold_out(self, trainer: Trainer, fraction: float, seed: int = 0) -> AnomalibDataset:
-        """Take a share of the normal images of each category out of the training.
+        """Hold a share of the normal images of each category out of the training.
 
-        Who asks for the same share gets the same images; a larger share holds those of a smaller one, so that no more
-        is taken out than the largest. Therefore the seed of the first who asks counts for the whole run.
+        The same share gives the same images, and a larger share contains those of a smaller one, so that no more than
+        the largest share is held out. Therefore the seed of the first call counts for the whole run.
 
         Args:
-            trainer (Trainer): In or after ``setup``, before features are kept. It has a datamodule of anomalib.
+            trainer (Trainer): Trainer with a datamodule of anomalib, in or after ``setup``, before features replace
+                the images.
             fraction (float): Share in ``(0, 1)``; at least one image of each category.
-            seed (int): Which images. Defaults to ``0``.
+            seed (int): Seed of the choice of images. Defaults to ``0``.
 
         Returns:
-            AnomalibDataset: The images that are held out.
+            AnomalibDataset: The held-out images.
 
         Raises:
             ValueError: If the fraction is out of its range.
-            HeldOutError: If a category has a single normal image.
-            RuntimeError: If features stand for the images already.
+            HeldOutError: If a category has only one normal image.
+            RuntimeError: If features already replace images that are to be held out.
         """
         complete = self._take(trainer)
         if self._order is None:
@@ -69,13 +70,13 @@ class TrainingData(SharedCallback):
         return complete.subsample(sorted(chosen))
 
     def images(self, trainer: Trainer) -> AnomalibDataset:
-        """The images that a run learns from, also where features stand for them.
+        """The images that a run trains on, also if features replace them.
 
         Args:
-            trainer (Trainer): Of a run whose loader of training images has been made.
+            trainer (Trainer): Trainer of a run that has made its training loader.
 
         Returns:
-            AnomalibDataset: Without those that are held out.
+            AnomalibDataset: The training images without the held-out ones.
         """
         loader: Any = trainer.train_dataloader
         dataset = loader.dataset
@@ -84,16 +85,16 @@ class TrainingData(SharedCallback):
     def replace_by_features(
         self, trainer: Trainer, pre_processor: nn.Module | None, compute: Callable[..., FeatureDataset]
     ) -> None:
-        """Let the run read features of a frozen network for its images, if that is the same and pays.
+        """Let the run read features of a frozen network instead of images, if the result is the same and it saves time.
 
-        It is not where an image is changed at random each time, and does not where the run is too short to see every
-        image more than once. Where features cannot be kept, a warning says why.
+        With random augmentations the result is not the same. If the run is too short to see every image more than once,
+        it saves no time. If features cannot be stored, a warning gives the reason.
 
         Args:
-            trainer (Trainer): In ``on_fit_start``.
-            pre_processor (nn.Module | None): What the model does to an image first.
-            compute (Callable[..., FeatureDataset]): As :func:`~anomalib_unias.data.feature_cache.cached_features`,
-                is called with the images and ``num_workers``.
+            trainer (Trainer): Trainer in ``on_fit_start``.
+            pre_processor (nn.Module | None): Pre-processor of the model; ``None`` if it has none.
+            compute (Callable[..., FeatureDataset]): Function like
+                :func:`~anomalib_unias.data.feature_cache.cached_features`, called with the images and ``num_workers``.
         """
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         images = getattr(datamodule, "train_data", None)
@@ -103,7 +104,7 @@ class TrainingData(SharedCallback):
             return
         self._take(trainer)
         try:
-            # A generator that a loader has drawn from goes on differently.
+            # The loader of the features draws random numbers, which must not change those of the run.
             with torch.random.fork_rng():
                 datamodule.train_data = compute(images, num_workers=datamodule.num_workers)
         except FeatureCacheError as error:
@@ -115,10 +116,10 @@ class TrainingData(SharedCallback):
         """Refuse a training set without images.
 
         Args:
-            trainer (Trainer): In or after ``setup``.
+            trainer (Trainer): Trainer in or after ``setup``.
 
         Raises:
-            ValueError: If there is no image to learn from.
+            ValueError: If there is no image to train on.
         """
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         dataset = getattr(datamodule, "train_data", None)
@@ -130,17 +131,17 @@ class TrainingData(SharedCallback):
             raise ValueError(msg)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the images back: Lightning does not tear down after an error."""
+        """Restore the images: Lightning does not call ``teardown`` after an error."""
         del trainer, pl_module, exception
         self._give_back()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the images back."""
+        """Restore the images."""
         del trainer, pl_module
         self._give_back()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the images back."""
+        """Restore the images."""
         del trainer, pl_module, stage
         self._give_back()
 

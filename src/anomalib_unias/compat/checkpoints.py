@@ -1,4 +1,4 @@
-"""What a checkpoint keeps, and files that are none."""
+"""Content of checkpoints, and files that are not checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 class CheckpointFileError(ValueError):
-    """A file is no checkpoint that Lightning can read: damaged, or of something else."""
+    """A file is not a checkpoint that Lightning can read: it is damaged or something else."""
 
 
 class CheckedCheckpointIO(AnomalibCheckpointIO):
-    """Reads checkpoints as anomalib does, and says which file is none.
+    """Reads checkpoints as anomalib does, and names a file that is not a checkpoint.
 
-    For a file of another content Lightning 2.6 raises a ``KeyError`` or the like, which does not name it.
+    For such a file Lightning 2.6 raises a ``KeyError`` or a similar error, which does not name the file.
     """
 
     def load_checkpoint(  # type: ignore[override]  # as anomalib's
@@ -34,18 +34,18 @@ class CheckedCheckpointIO(AnomalibCheckpointIO):
             weights_only (bool): Whether only plain data is unpickled. Defaults to ``True``.
 
         Returns:
-            dict[str, Any]: What Lightning has saved.
+            dict[str, Any]: The checkpoint that Lightning saved.
 
         Raises:
-            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
-            OSError: If it cannot be opened.
+            CheckpointFileError: If the file is damaged, or not a checkpoint of Lightning.
+            OSError: If the file cannot be opened.
         """
         try:
             checkpoint = super().load_checkpoint(path, map_location, weights_only)
         except OSError:
             raise
-        except Exception as error:  # unpickling a damaged file raises nearly everything
-            # Around the reason torch says how to read the file unsafely.
+        except Exception as error:  # unpickling a damaged file can raise nearly anything
+            # Besides the reason, torch explains how to read the file unsafely: leave that out.
             reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
             raise _no_checkpoint(path, f"{type(error).__name__}: {reason}") from error
         if not isinstance(checkpoint, dict):
@@ -63,13 +63,13 @@ def _no_checkpoint(path: str | Path, reason: str) -> CheckpointFileError:
 
 
 def keep_transform(transform: type[Transform], path: str) -> None:
-    """Let checkpoints keep a transform of the pre-processor.
+    """Let checkpoints store a transform of the pre-processor.
 
     anomalib 2.7.0 saves a transform only if its class is in a private list.
 
     Args:
-        transform (type[Transform]): The class.
-        path (str): Where it is imported from, as it is written into checkpoints.
+        transform (type[Transform]): Class of the transform.
+        path (str): Import path of the class, as it is written into checkpoints.
     """
     TRANSFORM_REGISTRY.register(transform, path)
 
@@ -77,12 +77,12 @@ def keep_transform(transform: type[Transform], path: str) -> None:
 def keep_post_processor(model: LightningModule, post_processor: nn.Module) -> None:
     """Let ``load_from_checkpoint`` build a model with a post-processor of the same class.
 
-    That of anomalib 2.7.0 builds a plain ``PostProcessor``, whatever was saved. With these hyper-parameters Lightning
-    builds the right one; its arguments come from ``checkpoint_config``.
+    The ``load_from_checkpoint`` of anomalib 2.7.0 builds a plain ``PostProcessor``, whatever was saved. With these
+    hyper-parameters Lightning builds the right one; its arguments come from ``checkpoint_config``.
 
     Args:
-        model (LightningModule): Its hyper-parameters are changed.
-        post_processor (nn.Module): Of a class that can be imported and needs no arguments.
+        model (LightningModule): Model; its hyper-parameters are changed.
+        post_processor (nn.Module): Post-processor; its class can be imported and needs no arguments.
     """
     kind = type(post_processor)
     model.hparams["_instantiator"] = _INSTANTIATOR

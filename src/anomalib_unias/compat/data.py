@@ -21,10 +21,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 def set_up_for_test(datamodule: AnomalibDataModule) -> None:
     """Set a datamodule up as the trainer of a test would.
 
-    anomalib 2.7.0 draws random splits again after a set-up by anybody else.
+    After any other set-up, anomalib 2.7.0 draws random splits again.
 
     Args:
-        datamodule (AnomalibDataModule): Its data are there.
+        datamodule (AnomalibDataModule): Datamodule whose data exist.
     """
     datamodule.setup(TrainerFn.TESTING)
 
@@ -54,7 +54,7 @@ def image_level_folder(category: str, datamodule: AnomalibDataModule) -> Folder 
         datamodule (AnomalibDataModule): Its datamodule.
 
     Returns:
-        Folder | None: The same images with the same splits; ``None`` where the datamodule can stay.
+        Folder | None: The same images with the same splits; ``None`` if the datamodule can be used as it is.
     """
     directory = mvtec_directory(datamodule)
     if directory is None:
@@ -81,10 +81,10 @@ def image_level_folder(category: str, datamodule: AnomalibDataModule) -> Folder 
 
 
 def loosen_column_types(datamodule: AnomalibDataModule) -> None:
-    """Let a table have masks with paths relative to a root.
+    """Let the table of a ``Tabular`` datamodule have mask paths relative to a root.
 
-    anomalib 2.7.0 writes ``Path`` into the column ``mask_path`` of ``Tabular``, which is one of strings if the table
-    comes from a file that was read by pandas 3, and stops.
+    anomalib 2.7.0 writes ``Path`` objects into the column ``mask_path`` of ``Tabular``. It fails if pandas 3 has read
+    the table from a file, because the column then holds strings only.
 
     Args:
         datamodule (AnomalibDataModule): Datamodule of a category; a ``Tabular`` one is changed.
@@ -94,24 +94,24 @@ def loosen_column_types(datamodule: AnomalibDataModule) -> None:
 
 
 def take_served_test_data(datamodule: AnomalibDataModule) -> None:
-    """Make the test data of a datamodule those that its loader serves.
+    """Set the test data of a datamodule to those of its test loader.
 
-    ``MVTecAD2`` of anomalib 2.7.0 chooses its test set there; its ``test_data`` are others.
+    ``MVTecAD2`` of anomalib 2.7.0 chooses its test set in ``test_dataloader``; its ``test_data`` differ.
 
     Args:
-        datamodule (AnomalibDataModule): Set up; its ``test_data`` may be replaced.
+        datamodule (AnomalibDataModule): Datamodule that is set up; its ``test_data`` may be replaced.
     """
     if type(datamodule).test_dataloader is not AnomalibDataModule.test_dataloader:
         datamodule.test_data = datamodule.test_dataloader().dataset
 
 
 def fill_missing_masks(dataset: AnomalibDataset) -> None:
-    """Make empty strings of missing paths of masks.
+    """Replace missing mask paths by empty strings.
 
     With pandas 3 they are NaN in ``MVTecAD2`` of anomalib 2.7.0, which then cannot read a normal image.
 
     Args:
-        dataset (AnomalibDataset): Its ``samples`` are changed.
+        dataset (AnomalibDataset): Data set; its ``samples`` are changed.
     """
     replace_column(dataset, "mask_path", dataset.samples.mask_path.fillna(""))
 
@@ -119,7 +119,7 @@ def fill_missing_masks(dataset: AnomalibDataset) -> None:
 def replace_column(dataset: AnomalibDataset, name: str, values: pd.Series | str) -> None:
     """Replace a column of the data frame of a data set and keep its task.
 
-    anomalib 2.7.0 keeps the task in the attributes of the data frame, where setting ``samples`` loses it.
+    anomalib 2.7.0 keeps the task in the attributes of the data frame, and setting ``samples`` loses it.
 
     Args:
         dataset (AnomalibDataset): Data set to change.
@@ -132,7 +132,7 @@ def replace_column(dataset: AnomalibDataset, name: str, values: pd.Series | str)
 
 
 def text_of_mask_path(path: Any) -> str:
-    """Give every item a string for the path of its mask.
+    """Convert the path of a mask to a string.
 
     anomalib 2.7.0 collates a mix of paths and ``None`` to the string ``"None"``.
 
@@ -140,21 +140,21 @@ def text_of_mask_path(path: Any) -> str:
         path (Any): Path or ``None``.
 
     Returns:
-        str: Empty without a path.
+        str: The path; empty if there is none.
     """
     return str(path or "")
 
 
 def keep_synthetic_files(owner: object, dataset: AnomalibDataset, category: str) -> None:
-    """Keep the temporary files of synthetic defects as long as something else lives.
+    """Keep the temporary files of synthetic defects as long as another object exists.
 
-    In anomalib 2.7.0 one of several copies of such a data set deletes the files when it goes, be it in a worker
-    process. Their directory gets the name of the category because anomalib names pictures after the directory of the
-    image, which is the same for all categories.
+    In anomalib 2.7.0 any copy of such a data set deletes the files when it is deleted itself, even in a worker process.
+    Their directory gets the name of the category, because anomalib names pictures after the directory of the image,
+    which is the same for all categories.
 
     Args:
-        owner (object): The files go with it.
-        dataset (AnomalibDataset): Changed if it is one of synthetic defects.
+        owner (object): Object; the files are deleted together with it.
+        dataset (AnomalibDataset): Data set; changed if it is one of synthetic defects.
         category (str): Name of the category.
     """
     if not isinstance(dataset, SyntheticAnomalyDataset):
@@ -170,13 +170,13 @@ def keep_synthetic_files(owner: object, dataset: AnomalibDataset, category: str)
 
 
 def combine_augmentations(datamodule: AnomalibDataModule, trainer: Trainer | None) -> None:
-    """Let a datamodule combine its augmentations with the ``Resize`` of the model, as it does when a trainer has it.
+    """Let a datamodule combine its augmentations with the ``Resize`` of the model, as it does when a trainer uses it.
 
     anomalib 2.7.0 does so in a private function, and for the model of its own trainer.
 
     Args:
-        datamodule (AnomalibDataModule): Set up; part of another datamodule.
-        trainer (Trainer | None): Of that one.
+        datamodule (AnomalibDataModule): Datamodule that is set up and part of another one.
+        trainer (Trainer | None): Trainer of that other datamodule.
     """
     datamodule.trainer = trainer
     datamodule._update_augmentations()
@@ -184,10 +184,10 @@ def combine_augmentations(datamodule: AnomalibDataModule, trainer: Trainer | Non
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed what anomalib 2.7.0 draws from global generators (the synthetic defects), and restore it afterwards.
+    """Seed the global generators that anomalib 2.7.0 uses for synthetic defects, and restore them afterwards.
 
     Args:
-        seed (int): Of Python, NumPy and torch.
+        seed (int): Seed for Python, NumPy and torch.
 
     Yields:
         None: Nothing.

@@ -1,4 +1,4 @@
-"""What anomalib does around ONNX and OpenVINO."""
+"""Export of anomalib to ONNX and OpenVINO."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import openvino as ov
 
 QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
-"""The opset that the exporter of torch writes. anomalib 2.7.0 asks for 14: the exporter then tries to convert its file,
-prints the traceback of a failure, and leaves the file as it is."""
+"""The opset that the exporter of torch writes. anomalib 2.7.0 asks for opset 14: the exporter then tries to convert its
+file, fails, prints the traceback, and leaves the file as it is."""
 
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """Change the working directory: anomalib 2.7.0 writes the model cache of OpenVINO there.
+    """Change the working directory, where anomalib 2.7.0 writes the model cache of OpenVINO.
 
     Args:
         folder (Path): Working directory inside the ``with`` block.
@@ -40,13 +40,13 @@ def inside(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def modes_kept(module: nn.Module) -> Iterator[None]:
-    """Put every part of a module back into the mode, training or evaluation, that it was in.
+    """Restore the mode, training or evaluation, of every part of a module.
 
-    An export of anomalib 2.7.0 leaves a model in evaluation mode, so that its training would not go on; and ``train()``
-    would wake parts that were in evaluation mode.
+    An export of anomalib 2.7.0 leaves a model in evaluation mode, so that its training could not continue. Calling
+    ``train()`` would also change parts that were in evaluation mode before.
 
     Args:
-        module (nn.Module): May be set to another mode inside the ``with`` block.
+        module (nn.Module): Module whose mode may change inside the ``with`` block.
 
     Yields:
         None: Nothing.
@@ -62,7 +62,7 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 class OwnQuantization(ExportMixin):
     """An export whose quantisation can be replaced.
 
-    anomalib 2.7.0 lets nncf quantise a whole graph, and keeps in private functions what would have to be overridden.
+    anomalib 2.7.0 lets nncf quantise a whole graph; the functions that have to be overridden are private.
     """
 
     @staticmethod
@@ -70,11 +70,11 @@ class OwnQuantization(ExportMixin):
         """Quantise for ``INT8_PTQ``.
 
         Args:
-            model (ov.Model): In full precision.
-            datamodule (AnomalibDataModule | None): What the export was given.
+            model (ov.Model): Model in full precision.
+            datamodule (AnomalibDataModule | None): Datamodule that was given to the export.
 
         Returns:
-            ov.Model: With eight bits.
+            ov.Model: Model with eight bits.
         """
         raise NotImplementedError
 
@@ -85,13 +85,13 @@ class OwnQuantization(ExportMixin):
         """Quantise for ``INT8_ACQ``.
 
         Args:
-            model (ov.Model): In full precision.
-            datamodule (AnomalibDataModule | None): What the export was given.
-            metric (Metric | None): What is kept; ``None`` is for the model to choose.
+            model (ov.Model): Model in full precision.
+            datamodule (AnomalibDataModule | None): Datamodule that was given to the export.
+            metric (Metric | None): Metric to preserve; ``None`` lets the model choose.
             max_drop (float): Largest loss of the metric.
 
         Returns:
-            ov.Model: With eight bits.
+            ov.Model: Model with eight bits.
         """
         raise NotImplementedError
 

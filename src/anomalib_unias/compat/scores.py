@@ -14,18 +14,19 @@ from torch.nn.modules.module import register_module_module_registration_hook
 _Part = TypeVar("_Part", bound=nn.Module)
 
 SCORE_BUFFERS = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
-"""Names, in a state dict of a post-processor of anomalib 2.7.0, of what belongs to the scores of a model."""
+"""Entries in the state dict of a post-processor of anomalib 2.7.0 that depend on the scores of a model."""
 
 
 def has_threshold(post_processor: Any, name: str) -> bool:
-    """Whether what a post-processor predicts rests on a threshold.
+    """Whether the labels that a post-processor predicts are based on a threshold.
 
-    Without one anomalib 2.7.0 compares raw scores with 0.5, the threshold of normalised ones, in exports, and takes
-    the scores themselves for labels elsewhere.
+    Without a threshold, exports of anomalib 2.7.0 compare raw scores with 0.5, the threshold of normalised scores;
+    elsewhere anomalib takes the scores themselves for labels.
 
     Args:
         post_processor (Any): Post-processor, or ``None``.
-        name (str): Its threshold, ``image_threshold`` or ``pixel_threshold``, NaN if none was found in validation.
+        name (str): Attribute with the threshold, ``image_threshold`` or ``pixel_threshold``; its value is NaN if
+            validation found none.
 
     Returns:
         bool: ``True`` also for a post-processor that has no such attribute, or finds a threshold for each image.
@@ -46,9 +47,9 @@ def set_thresholds(post_processor: PostProcessor, image: Tensor, pixel: Tensor) 
     In anomalib 2.7.0 they can only be read, and come from a validation.
 
     Args:
-        post_processor (PostProcessor): Any of anomalib.
-        image (Tensor): Of image scores, ``()``.
-        pixel (Tensor): Of the anomaly map, ``()``.
+        post_processor (PostProcessor): Any post-processor of anomalib.
+        image (Tensor): Threshold of image scores, shape ``()``.
+        pixel (Tensor): Threshold of the anomaly map, shape ``()``.
     """
     post_processor._image_threshold.copy_(image)
     post_processor._pixel_threshold.copy_(pixel)
@@ -60,25 +61,26 @@ def set_threshold_metrics(post_processor: PostProcessor, image: AnomalibMetric, 
     anomalib 2.7.0 takes no argument for them.
 
     Args:
-        post_processor (PostProcessor): Any of anomalib.
-        image (AnomalibMetric): Gives the threshold of image scores.
-        pixel (AnomalibMetric): Gives that of the anomaly map.
+        post_processor (PostProcessor): Any post-processor of anomalib.
+        image (AnomalibMetric): Metric that gives the threshold of image scores.
+        pixel (AnomalibMetric): Metric that gives the threshold of the anomaly map.
     """
     post_processor._image_threshold_metric = image  # type: ignore[assignment]
     post_processor._pixel_threshold_metric = pixel  # type: ignore[assignment]
 
 
 def watch_for_owner(part: _Part, found: Callable[[_Part, AnomalibModule], None]) -> None:
-    """Notice the model that a part becomes part of.
+    """Call a function when a part, such as a post-processor, is assigned to its model.
 
-    A part of a model of anomalib 2.7.0 is told its model by ``setup`` alone, which a trainer calls. Of
-    ``load_from_checkpoint``, followed by ``export``, it sees ``load_checkpoint_config`` and ``forward``, where neither
-    the model nor anything that leads to it is passed; nor does torch tell a module of its parent. So a hook of torch
-    listens to all modules of the process that get a part, until this one has got its model.
+    In anomalib 2.7.0 a part gets to know its model only in ``setup``, which a trainer calls. After
+    ``load_from_checkpoint`` and ``export`` only its ``load_checkpoint_config`` and ``forward`` are called, without the
+    model or a reference to it, and torch does not tell a module its parent. So a global hook of torch watches every
+    assignment of a module to another one in this process, until the part has got its model.
 
     Args:
-        part (nn.Module): Say, a post-processor. It may be thrown away without a model.
-        found (Callable[[nn.Module, AnomalibModule], None]): Is called with both, once. Holds no reference to ``part``.
+        part (nn.Module): The part. It may be deleted without ever getting a model.
+        found (Callable[[nn.Module, AnomalibModule], None]): Called once with the part and its model. It must hold no
+            reference to ``part``.
     """
     reference = weakref.ref(part)
 
@@ -95,16 +97,16 @@ def watch_for_owner(part: _Part, found: Callable[[_Part, AnomalibModule], None])
 
 
 def is_hooked(hooks: str, module: nn.Module, hook: Callable[..., Any]) -> bool:
-    """Tell whether a module, or what it was copied from, has been given a hook.
+    """Tell whether a module, or the module that it was copied from, has been given a hook.
 
-    torch copies hooks with a module, and has no way to ask for them.
+    torch copies hooks with a module, and has no public way to list them.
 
     Args:
         hooks (str): ``"forward"`` or ``"forward_pre"``.
-        module (nn.Module): Any.
+        module (nn.Module): Any module.
         hook (Callable[..., Any]): The hook.
 
     Returns:
-        bool: Whether it is called.
+        bool: Whether the module calls the hook.
     """
     return hook in getattr(module, f"_{hooks}_hooks").values()

@@ -13,17 +13,17 @@ from torch.utils.data import Sampler
 
 
 class AttachedBeforeLimits(LightningModule):
-    """A model that is called before the trainer looks at the limits of a fit.
+    """A model with a hook that runs before the trainer applies the limits of a fit.
 
-    Lightning 2.6 replaces a missing limit by 1000 epochs before it calls the first hook. The trainer is attached to
-    the model still earlier.
+    Lightning 2.6 replaces a missing limit by 1000 epochs before it calls its first hook. It attaches the trainer to the
+    model even earlier.
     """
 
     def on_attach_to_fit(self, trainer: Trainer) -> None:
-        """Called when a trainer is given the model to fit. By default nothing is done.
+        """Called when a trainer gets the model to fit. Does nothing by default.
 
         Args:
-            trainer (Trainer): Has not looked at its limits yet.
+            trainer (Trainer): Trainer that has not applied its limits yet.
         """
 
     @property
@@ -41,11 +41,11 @@ class AttachedBeforeLimits(LightningModule):
 def validate_within_fit(trainer: Trainer) -> None:
     """Validate within a fit, when Lightning would not.
 
-    Lightning 2.6 has no call for it: ``trainer.validate`` in a hook makes a validation of the whole run, whose
-    ``on_fit_end`` is never called. This does what the training loop does for a validation of its own.
+    Lightning 2.6 has no call for this: ``trainer.validate`` in a hook turns the whole run into a validation, and its
+    ``on_fit_end`` is never called. This function does what the training loop does for its own validations.
 
     Args:
-        trainer (Trainer): Of a run whose training has ended.
+        trainer (Trainer): Trainer of a run whose training has ended.
     """
     trainer.validating = True
     try:
@@ -57,10 +57,11 @@ def validate_within_fit(trainer: Trainer) -> None:
 def validate_again(trainer: Trainer) -> None:
     """Validate a model that has changed since its last validation, within a fit.
 
-    What keeps checkpoints or stops training has seen this step already: Lightning 2.6 would count it twice.
+    Callbacks that save checkpoints or stop the training have seen this step already, and Lightning 2.6 would count it
+    twice. They are left out.
 
     Args:
-        trainer (Trainer): Of a run whose training has ended.
+        trainer (Trainer): Trainer of a run whose training has ended.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = [  # type: ignore[attr-defined]
@@ -75,27 +76,27 @@ def validate_again(trainer: Trainer) -> None:
 def forget_progress(trainer: Trainer) -> None:
     """Let a trainer count steps and epochs from zero.
 
-    Lightning 2.6 goes on counting when it is given another model, and resets its counts in private functions only.
+    Lightning 2.6 continues to count when it gets another model, and resets its counters only in private functions.
 
     Args:
-        trainer (Trainer): That has fitted another model before.
+        trainer (Trainer): Trainer that has fitted another model before.
     """
     _reset_progress(trainer.fit_loop)
     trainer.fit_loop.epoch_loop._batches_that_stepped = 0
 
 
 def forget_results(callback: Callback, state: dict[str, Any]) -> None:
-    """Put a callback back to its state before its first run.
+    """Reset a callback to its state before its first run.
 
-    The step of the last checkpoint is no part of the state of a ``ModelCheckpoint`` of Lightning 2.6: at the same step
-    of another run it writes none.
+    In Lightning 2.6 the step of the last checkpoint is not in the state of a ``ModelCheckpoint``: at the same step of
+    another run it would write no checkpoint.
 
     Args:
         callback (Callback): A ``ModelCheckpoint`` or an ``EarlyStopping``.
-        state (dict[str, Any]): Its ``state_dict`` of that time.
+        state (dict[str, Any]): Its ``state_dict`` before the first run.
     """
     if isinstance(callback, ModelCheckpoint):
-        # The folder is chosen in the first run, if the user has not; Lightning loads no state of another one.
+        # The first run chooses the folder, unless the user did; Lightning loads no state with another folder.
         state = {**state, "dirpath": callback.dirpath}
         callback._last_global_step_saved = 0
     callback.load_state_dict(copy.deepcopy(state))
@@ -104,54 +105,54 @@ def forget_results(callback: Callback, state: dict[str, Any]) -> None:
 def validation_interval(trainer: Trainer) -> int | float | None:
     """Get the interval between validations.
 
-    For a user who wants one every so many minutes, a trainer of Lightning 2.6 has no ``val_check_interval`` at all.
+    If the user has set the interval as a time, a trainer of Lightning 2.6 has no attribute ``val_check_interval``.
 
     Args:
-        trainer (Trainer): Any.
+        trainer (Trainer): Any trainer.
 
     Returns:
-        int | float | None: Batches, or share of an epoch; ``None`` if it is a time.
+        int | float | None: Number of batches, or share of an epoch; ``None`` if it is a time.
     """
     return getattr(trainer, "val_check_interval", None)
 
 
 def make_train_loader_anew(trainer: Trainer) -> None:
-    """Let a fit ask for its loader of training images once more.
+    """Let a fit make its loader of training images again.
 
-    To count the steps of a run that is limited by epochs, Lightning 2.6 makes it before ``on_fit_start``, and keeps it
-    whatever happens to the data.
+    To count the steps of a run that is limited by epochs, Lightning 2.6 makes the loader before ``on_fit_start``, and
+    keeps it even if the data change.
 
     Args:
-        trainer (Trainer): In ``on_fit_start``.
+        trainer (Trainer): Trainer in ``on_fit_start``.
     """
     trainer.fit_loop._combined_loader = None
 
 
 def train_fetcher(trainer: Trainer) -> Any:
-    """Get what hands out the batches of a fit; its iterator is made anew by ``iter``.
+    """Get the object that yields the batches of a fit; ``iter`` makes its iterator anew.
 
     Lightning 2.6 draws the order of the images of a resumed epoch before any hook can set the random numbers, and
     keeps the fetcher private.
 
     Args:
-        trainer (Trainer): In or after ``on_train_start``.
+        trainer (Trainer): Trainer in or after ``on_train_start``.
 
     Returns:
-        Any: Iterable with an attribute ``iterator``; ``None`` before there is one.
+        Any: Iterable with an attribute ``iterator``; ``None`` if it does not exist yet.
     """
     return trainer.fit_loop._data_fetcher
 
 
 def wrapped_sampler(sampler: DistributedSamplerWrapper) -> Sampler:
-    """Get the sampler that Lightning wraps where several processes share a data set.
+    """Get the sampler that Lightning wraps when several processes share a data set.
 
-    Lightning 2.6 keeps it in a private attribute of a data set that it makes of the sampler.
+    Lightning 2.6 keeps it in a private attribute of a data set that it makes from the sampler.
 
     Args:
-        sampler (DistributedSamplerWrapper): Of a loader.
+        sampler (DistributedSamplerWrapper): Sampler of a loader.
 
     Returns:
-        Sampler: What the datamodule has given.
+        Sampler: The sampler of the datamodule.
     """
     return cast("Any", sampler.dataset)._sampler
 
@@ -159,10 +160,10 @@ def wrapped_sampler(sampler: DistributedSamplerWrapper) -> Sampler:
 def can_clip_fused(trainer: Trainer) -> bool:
     """Tell whether the gradients of a fused optimiser can be clipped.
 
-    Lightning 2.6 refuses to in mixed precision.
+    Lightning 2.6 refuses that in mixed precision.
 
     Args:
-        trainer (Trainer): Of the run.
+        trainer (Trainer): Trainer of the run.
 
     Returns:
         bool: Whether an optimiser may be fused.

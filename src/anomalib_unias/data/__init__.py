@@ -1,4 +1,4 @@
-"""Many categories as one datamodule, and the data set that is built in.
+"""One datamodule for many categories, and the built-in data set.
 
 Names are imported when they are first used (PEP 562).
 """

@@ -1,4 +1,4 @@
-"""Which categories there are, and the stock datamodule of each one."""
+"""Find the categories of a data set, and build the stock datamodule of each one."""
 
 import inspect
 import logging
@@ -27,13 +27,13 @@ _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names of categories that would spoil the table of metrics or the folders that are named after them.
+    """Refuse category names that cannot be rows of the metrics table or names of folders.
 
     Args:
-        names: Names of the categories.
+        names (Sequence[str]): Names of the categories.
 
     Raises:
-        CategoryError: If there is none, one is given twice, is empty or reserved, or is no single folder name.
+        CategoryError: If there is no name, or a name is given twice, empty, reserved, or not a single folder name.
         TypeError: If a name is not a string.
 
     Example:
@@ -75,15 +75,16 @@ def datamodule_class(name: str) -> type[AnomalibDataModule]:
     """Find a datamodule class by name.
 
     Args:
-        name: Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"Folder"``, ...) or in this package
+        name (str): Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"Folder"``, ...) or in this package
             (``"SyntheticProducts"``), or a dotted path to any other datamodule class.
 
     Returns:
-        The class.
+        type[AnomalibDataModule]: The class.
 
     Raises:
         UnknownDatamoduleError: If there is no such class.
-        TypeError: If it is not an image datamodule.
+        ModuleNotFoundError: If the module of a dotted path does not exist.
+        TypeError: If the class is not an image datamodule.
     """
     module_name, _, class_name = name.rpartition(".")
     modules = [import_module(module_name)] if module_name else [anomalib.data, import_module(__package__ or "")]
@@ -109,17 +110,19 @@ def resolve_categories(
     """Check the requested categories, or list them all.
 
     Args:
-        datamodule: Class of the datamodule.
-        requested: Names, one name, or ``"all"`` for every category found in the root. If the root has none yet (data
-            sets that are downloaded or generated later), ``"all"`` stands for those the datamodule knows.
-        root: Root of the data set. Defaults to the default of the datamodule.
-        elsewhere: Categories that lie in a directory of their own; they need not be in the root.
+        datamodule (type[AnomalibDataModule]): Class of the datamodule.
+        requested (Sequence[str] | str): Names, one name, or ``"all"`` for every category found in the root. If the
+            root has none yet (data sets that are downloaded or generated later), ``"all"`` means those that the
+            datamodule knows.
+        root (Path | str | None): Root of the data set. Defaults to ``None``: the default of the datamodule.
+        elsewhere (Sequence[str]): Categories with a directory of their own; they need not be in the root.
+            Defaults to ``()``.
 
     Returns:
-        The names, in the requested order.
+        list[str]: The names, in the requested order.
 
     Raises:
-        CategoryError: If there is no category, one is given twice, is unknown or has a name that cannot be used.
+        CategoryError: If there is no category, or a category is given twice, unknown, or has an unusable name.
         TypeError: If a name is not a string.
     """
     found = _find_categories(datamodule, root)
@@ -153,16 +156,16 @@ def build_datamodule(
     ``Datumaro``, ...) a category is a data set of its own in the directory ``root/category``.
 
     Args:
-        datamodule: Class of the datamodule.
-        category: Name of the category.
-        root: Root of the data set.
-        arguments: Further arguments; they win over ``root`` and ``category``.
+        datamodule (type[AnomalibDataModule]): Class of the datamodule.
+        category (str): Name of the category.
+        root (Path | str | None): Root of the data set; ``None`` for the default of the datamodule.
+        arguments (Mapping[str, Any]): Further arguments; they override ``root`` and ``category``.
 
     Returns:
-        The datamodule, not set up yet.
+        AnomalibDataModule: The datamodule, not set up yet.
 
     Raises:
-        TypeError: If the class has no such argument, or lacks one.
+        TypeError: If the class does not take one of the arguments, or a required argument is missing.
     """
     parameters = inspect.signature(datamodule).parameters
     values = dict(arguments)
@@ -192,8 +195,8 @@ def _root_of(datamodule: type[AnomalibDataModule], root: Path | str | None) -> P
 def _find_categories(datamodule: type[AnomalibDataModule], root: Path | str | None) -> list[str]:
     """List the categories on disk.
 
-    With a ``category`` argument these are the directories that hold ``train`` or have a name that the datamodule
-    knows, in the root or where ``Visa`` and ``RealIAD`` look; without that argument, all directories.
+    If the class has an argument ``category``: directories with a ``train`` folder or a name that the datamodule knows,
+    in the root or in the folders where ``Visa`` and ``RealIAD`` keep them. Otherwise: all directories of the root.
     """
     directory = _root_of(datamodule, root)
     if directory is None or not directory.is_dir():
@@ -206,7 +209,7 @@ def _find_categories(datamodule: type[AnomalibDataModule], root: Path | str | No
 
 
 def _known_categories(datamodule: type[AnomalibDataModule]) -> list[str]:
-    """Names that the class lists itself, or that anomalib lists beside its data set."""
+    """Category names that the class lists itself, or that anomalib lists in the module of its data set."""
     own = getattr(datamodule, "CATEGORIES", None)
     if own is not None:
         return list(own)
@@ -219,7 +222,7 @@ def _known_categories(datamodule: type[AnomalibDataModule]) -> list[str]:
 
 def _check_known(datamodule: type[AnomalibDataModule], names: list[str], known: set[str], root: Path | None) -> None:
     unknown = [name for name in names if name not in known]
-    # Without a root and without a list there is nothing to compare with: setting up the data set will tell.
+    # Without a root and without a list there is nothing to compare with; a wrong name fails at set-up.
     if not unknown or not known:
         return
     hints = [match for name in unknown for match in get_close_matches(name, known, n=1)]

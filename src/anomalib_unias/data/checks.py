@@ -1,4 +1,4 @@
-"""Looks at what the datamodules of the categories found on disk; reads no image."""
+"""Check what the datamodules of the categories found on disk, without reading images."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,11 +22,11 @@ _SHOWN = 5
 
 @contextmanager
 def naming_category(category: str, datamodule: AnomalibDataModule) -> Iterator[None]:
-    """Turn whatever a stock datamodule raises into an error that names the category and the reason.
+    """Turn any error of a stock datamodule into one that names the category and the reason.
 
     Args:
-        category: Name of the category.
-        datamodule: Its datamodule.
+        category (str): Name of the category.
+        datamodule (AnomalibDataModule): Its datamodule.
 
     Raises:
         MissingMaskError: If it fails because masks and defective images do not match.
@@ -44,8 +44,8 @@ def check_training_data(category: str, dataset: AnomalibDataset) -> None:
     """Make sure that a category can be trained on.
 
     Args:
-        category: Name of the category.
-        dataset: Its training data.
+        category (str): Name of the category.
+        dataset (AnomalibDataset): Its training data.
 
     Raises:
         CategoryError: If there is no training image, or no normal one.
@@ -59,11 +59,11 @@ def check_training_data(category: str, dataset: AnomalibDataset) -> None:
 
 
 def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
-    """Declare a category image-level if none of its defective images has a mask.
+    """Make a category image-level only if none of its defective images has a mask.
 
     Args:
-        category: Name of the category.
-        datasets: Its training, validation and test data; their ``samples`` may be changed.
+        category (str): Name of the category.
+        datasets (Iterable[AnomalibDataset]): Its training, validation and test data; their ``samples`` may be changed.
 
     Raises:
         MissingMaskError: If some defective images have a mask and others do not.
@@ -85,11 +85,11 @@ def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
 
 
 def warn_about_evaluation(datasets: Mapping[str, AnomalibDataset], joined: UnifiedDataset) -> None:
-    """Log what metrics cannot tell on this test data, in one line for each reason.
+    """Log what the metrics cannot measure on this test data, one line per reason.
 
     Args:
-        datasets: Test data of each category.
-        joined: The same as one data set.
+        datasets (Mapping[str, AnomalibDataset]): Test data of each category.
+        joined (UnifiedDataset): The same data as one data set.
     """
     reasons = {
         "no defective test image: AUROC, AP, F1 and missed defects are undefined": lambda data: data.has_anomalous,
@@ -122,9 +122,9 @@ def _explain(category: str, datamodule: AnomalibDataModule, error: Exception) ->
 
 
 def _images_without_mask(directory: Path) -> list[str]:
-    """Defective images in MVTec layout for which no mask has a matching name.
+    """Defective images in MVTec layout without a mask of a matching name.
 
-    As in anomalib 2.7.0 a link that leads out of the data set is none.
+    As in anomalib 2.7.0, a link to a file outside the data set does not count as a mask.
     """
     masks = [
         path for path in directory.glob("ground_truth/*/*") if path.is_file() and is_within_directory(directory, path)

@@ -1,4 +1,4 @@
-"""Datamodules of several categories as one."""
+"""Combine the datamodules of several categories into one."""
 
 import os
 from collections.abc import Iterable
@@ -38,26 +38,26 @@ _SUBSETS = ("train_data", "val_data", "test_data")
 class CombinedDataModule(AnomalibDataModule):
     """Trains and evaluates on several ready-made datamodules, one for each category.
 
-    Every part makes its own splits and keeps its own augmentations; batch sizes, workers and the order of the images
-    belong to the combination. Batches are :class:`~anomalib_unias.data.items.CategoryImageBatch`.
+    Each datamodule makes its own splits and keeps its own augmentations. Batch sizes, workers and the order of the
+    images are set here. Batches are :class:`~anomalib_unias.data.items.CategoryImageBatch`.
 
     Args:
         datamodules: Image datamodule of each category; they may be of different classes.
-        name: Name of the data set, part of the results path. Defaults to the class of the parts if their path names
-            it, else to the directory that holds them all: anomalib 2.7.0 keeps the pictures of two categories apart
-            only if it finds this name in the path of the images.
-        sampling: Order of the training images: ``"natural"`` takes each one once per epoch, ``"balanced"`` draws all
-            categories equally often.
-        train_batch_size: Batch size for training.
-        eval_batch_size: Batch size for validation, test and prediction.
-        num_workers: Processes that read images; 0 reads them in the main process.
-        seed: Seed of the order of training images and of synthetic defects. Splits of the parts are seeded by the
-            parts. ``None`` follows the global seed.
+        name: Name of the data set, part of the results path. anomalib 2.7.0 keeps the pictures of two categories apart
+            only if it finds this name in the path of the images. Defaults to ``None``: the class of the datamodules if
+            it occurs in their path, else the directory that contains them all.
+        sampling: Order of the training images: ``"natural"`` uses each image once per epoch, ``"balanced"`` draws all
+            categories equally often. Defaults to ``"natural"``.
+        train_batch_size: Batch size for training. Defaults to ``32``.
+        eval_batch_size: Batch size for validation, test and prediction. Defaults to ``32``.
+        num_workers: Number of processes that read images; 0 reads them in the main process. Defaults to ``8``.
+        seed: Seed of the order of training images and of synthetic defects; the splits use the seeds of the
+            datamodules. Defaults to ``None``: the global seed.
 
     Raises:
         ValueError: If there is no datamodule, or ``sampling`` is unknown.
-        CategoryError: If a name of a category cannot be used: it is empty, has a path separator, or is ``mean``,
-            ``mixed`` or ``gap``, which are rows of the metrics.
+        CategoryError: If a category name cannot be used: it is empty, has a path separator, or is ``mean``, ``mixed``
+            or ``gap``, which are rows of the metrics.
 
     Example:
         >>> from anomalib.data import Folder, MVTecAD
@@ -83,7 +83,7 @@ class CombinedDataModule(AnomalibDataModule):
             msg = "No datamodules given. Give one for each category."
             raise ValueError(msg)
         check_names(list(datamodules))
-        training_sampler(list(datamodules), sampling)  # so that an unknown name does not wait for the training
+        training_sampler(list(datamodules), sampling)  # an unknown name fails here, not when training starts
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -114,7 +114,7 @@ class CombinedDataModule(AnomalibDataModule):
         return any(part.val_split_mode == ValSplitMode.SAME_AS_TEST for part in self.datamodules.values())
 
     def prepare_data(self) -> None:
-        """Download or generate what the parts need.
+        """Download or generate the data of all categories.
 
         Raises:
             CategoryError: If that fails for a category.
@@ -162,13 +162,13 @@ class CombinedDataModule(AnomalibDataModule):
         return part
 
     def _create_test_split(self) -> None:
-        """The parts have split their data."""
+        """Do nothing: each datamodule splits its own data."""
 
     def _create_val_split(self) -> None:
-        """The parts have split their data."""
+        """Do nothing: each datamodule splits its own data."""
 
     def _update_augmentations(self) -> None:
-        """Let each part combine its own augmentations with the ``Resize`` of the model."""
+        """Let each datamodule combine its own augmentations with the ``Resize`` of the model."""
         for part in self.datamodules.values():
             combine_augmentations(part, self.trainer)
 
@@ -183,14 +183,14 @@ def _common_mode(modes: Iterable[_Mode]) -> _Mode | None:
 
 
 def data_set_name(classes: Iterable[str], directory: Path | None) -> str:
-    """Choose the name of a data set, which should occur in the path of its images.
+    """Choose a name for a data set that should occur in the path of its images.
 
     Args:
-        classes: Names of the datamodule classes.
-        directory: Resolved directory that holds all images, if there is one.
+        classes (Iterable[str]): Names of the datamodule classes.
+        directory (Path | None): Resolved directory that contains all images; ``None`` if there is none.
 
     Returns:
-        The class if the path names it, else the directory, else the classes.
+        str: The class name if it occurs in the path, else the name of the directory, else the class names.
 
     Example:
         >>> data_set_name(["Visa"], Path("/datasets/visa")), data_set_name(["Folder"], Path("/datasets/line"))
@@ -207,7 +207,7 @@ def data_set_name(classes: Iterable[str], directory: Path | None) -> str:
 def _common_directory(parts: Iterable[AnomalibDataModule]) -> Path | None:
     roots = [getattr(part, "root", None) for part in parts]
     resolved = [Path(root).resolve() for root in roots if root]
-    # There is no common path on different drives of Windows.
+    # Different drives of Windows have no common path.
     if len(resolved) < len(roots) or len({path.anchor for path in resolved}) > 1:
         return None
     return Path(os.path.commonpath([str(path) for path in resolved]))

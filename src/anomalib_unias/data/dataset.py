@@ -1,4 +1,4 @@
-"""Several data sets, one for each category, as one."""
+"""Join the data sets of several categories into one."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,13 +17,13 @@ from .reading import check_header, read_header, unreadable
 
 
 class UnifiedDataset(AnomalibDataset):
-    """Joins one data set per category and writes the category on every item.
+    """Joins one data set per category and adds the category to every item.
 
-    The data frame ``samples`` holds the rows of all parts plus ``category`` and ``row``, the row of the image in the
-    data set of its category. Reading an image is left to that data set.
+    The data frame ``samples`` has the rows of all data sets and two more columns: ``category``, and ``row``, the row of
+    the image in the data set of its category. That data set reads the image.
 
     Args:
-        datasets: Image data set of each category.
+        datasets (Mapping[str, AnomalibDataset]): Image data set of each category.
 
     Example:
         >>> UnifiedDataset({"bottle": bottle_data, "cable": cable_data})[0].category  # doctest: +SKIP
@@ -49,7 +49,7 @@ class UnifiedDataset(AnomalibDataset):
 
     @property
     def augmentations(self) -> Transform | None:
-        """Transform of the first category; assigning one sets it for all of them."""
+        """Transform of the first category; assigning a transform sets it for all categories."""
         return next(iter(self._datasets.values())).augmentations
 
     @augmentations.setter
@@ -59,22 +59,22 @@ class UnifiedDataset(AnomalibDataset):
 
     @property
     def collate_fn(self) -> Callable[[list[ImageItem]], CategoryImageBatch]:
-        """Function that makes a :class:`CategoryImageBatch` of a list of items."""
+        """Function that makes a :class:`CategoryImageBatch` from a list of items."""
         return CategoryImageBatch.collate
 
     def __getitem__(self, index: int) -> CategoryImageItem:
         """Read one image.
 
         Args:
-            index: Row in ``samples``.
+            index (int): Row in ``samples``.
 
         Returns:
-            Image ``(3, H, W)`` in [0, 1], after the augmentations. Where some category has masks, every item has a
-            ``gt_mask`` ``(H, W)``; see :class:`CategoryImageItem` for defective images without one.
+            CategoryImageItem: Image ``(3, H, W)`` in [0, 1], after the augmentations. If any category has masks, every
+            item has a ``gt_mask`` ``(H, W)``; see :class:`CategoryImageItem` for defective images without a mask.
 
         Raises:
-            UnreadableImageError: If the image or its mask is damaged or has more than 8 bits per channel.
-            MaskSizeError: If the mask has another size than the image.
+            UnreadableImageError: If the image or its mask is damaged, or the image has more than 8 bits per channel.
+            MaskSizeError: If mask and image differ in size.
         """
         sample = self.samples.iloc[index]
         masks = _mask_paths(sample)
@@ -96,14 +96,14 @@ class UnifiedDataset(AnomalibDataset):
 
 
 def _mask_paths(sample: pd.Series) -> list[str]:
-    """Masks of a defective image; MVTec LOCO has several of them."""
+    """Paths of the masks of a defective image; MVTec LOCO has several per image."""
     if sample.label_index != LabelName.ABNORMAL or not sample.mask_path:
         return []
     return [sample.mask_path] if isinstance(sample.mask_path, str) else list(sample.mask_path)
 
 
 def _check_headers(image_path: str, mask_paths: list[str]) -> None:
-    """Look for what would be read wrongly without an error; only headers are read."""
+    """Refuse files that would be read wrongly without an error; only headers are read."""
     size = check_header(image_path)
     for mask_path in mask_paths:
         mask_size, _ = read_header(mask_path)

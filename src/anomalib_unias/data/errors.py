@@ -1,4 +1,4 @@
-"""What can be wrong with the data of a category."""
+"""Errors about the data of a category."""
 
 
 class CategoryError(ValueError):
@@ -18,4 +18,4 @@ class MaskSizeError(ValueError):
 
 
 class HeldOutError(ValueError):
-    """There are not enough normal images to hold some out of the training."""
+    """There are too few normal images to hold some out of the training."""

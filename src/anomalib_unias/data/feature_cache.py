@@ -1,4 +1,4 @@
-"""Features of a frozen network, computed once and kept in a file."""
+"""Features of a frozen network, computed once and stored in a file."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,10 +45,11 @@ _FIXED_TRANSFORMS = (
 
 @dataclass
 class FeatureItem(CategoryImageItem):
-    """A training image of which only the features are needed.
+    """A training image of which only the features are used; ``image`` is a placeholder.
 
     Attributes:
-        features: The features of all levels in one row ``(N,)``, half precision; ``image`` is a placeholder.
+        features (torch.Tensor | None): Features of all levels in one row ``(N,)``, half precision.
+            Defaults to ``None``.
     """
 
     features: torch.Tensor | None = None
@@ -59,7 +60,7 @@ class FeatureBatch(CategoryImageBatch):
     """A batch of :class:`FeatureItem`.
 
     Attributes:
-        features: ``(B, N)``, half precision.
+        features (torch.Tensor | None): ``(B, N)``, half precision. Defaults to ``None``.
     """
 
     item_class = FeatureItem
@@ -67,10 +68,10 @@ class FeatureBatch(CategoryImageBatch):
 
 
 class FeatureDataset(AnomalibDataset):
-    """Reads the features of a data set of normal images from a file instead of its images.
+    """A data set that gives stored features of normal images instead of the images.
 
     Args:
-        dataset (AnomalibDataset): The data set whose features these are.
+        dataset (AnomalibDataset): Data set that the features were computed from.
         features (np.ndarray): ``(len(dataset), N)``, half precision, possibly memory-mapped.
     """
 
@@ -82,7 +83,7 @@ class FeatureDataset(AnomalibDataset):
 
     @property
     def collate_fn(self) -> Callable[[list[ImageItem]], ImageBatch]:
-        """Function that makes a :class:`FeatureBatch` of a list of items."""
+        """Function that makes a :class:`FeatureBatch` from a list of items."""
         return FeatureBatch.collate
 
     def __getitem__(self, index: int) -> FeatureItem:
@@ -105,10 +106,10 @@ class FeatureDataset(AnomalibDataset):
 
 
 def flatten_features(features: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Put the maps of all levels into one row per image.
+    """Flatten the feature maps of all levels into one row per image.
 
     Args:
-        features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level.
+        features (Sequence[torch.Tensor]): Feature maps ``(B, C_l, H_l, W_l)`` of each level.
 
     Returns:
         torch.Tensor: ``(B, N)``.
@@ -117,17 +118,17 @@ def flatten_features(features: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def is_deterministic(dataset: AnomalibDataset, pre_processor: nn.Module | None = None) -> bool:
-    """Tell whether a model is given the same image each time that one is read.
+    """Tell whether a model gets the same input each time an image is read.
 
     Args:
-        dataset (AnomalibDataset): Also one of several categories.
-        pre_processor (nn.Module | None): What the model does to an image first. Defaults to ``None``: nothing.
+        dataset (AnomalibDataset): Data set of one or several categories.
+        pre_processor (nn.Module | None): Pre-processor of the model. Defaults to ``None``: the model has none.
 
     Returns:
         bool: Whether all transforms are known to draw no random numbers.
     """
     parts: Iterable[AnomalibDataset] = getattr(dataset, "datasets", {"": dataset}).values()
-    # A class of somebody else may do anything.
+    # A pre-processor of another class may do anything.
     known = pre_processor is None or (type(pre_processor) is PreProcessor and _is_fixed(pre_processor.transform))
     return known and all(_is_fixed(part.augmentations) for part in parts)
 
@@ -150,27 +151,29 @@ def cached_features(
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> FeatureDataset:
-    """Compute the features of all images, or take them from the files that earlier runs have left.
+    """Compute the features of all images, or read them from the files of earlier runs.
 
-    The features of an image belong to it (path, size, times of change and some bytes), its transforms and ``identity``.
-    Where some images are new or have changed, another file is made, and only their features are computed. A damaged
-    file is made anew.
+    Stored features are reused while the image (path, size, times of change and some bytes), its transforms and
+    ``identity`` stay the same. If some images are new or have changed, only their features are computed, and a new file
+    is written. A damaged file is written again.
 
     Args:
         dataset (AnomalibDataset): Data set without random transforms.
-        extract (Extract): Features of images ``(B, 3, H, W)`` in [0, 1].
+        extract (Callable[[torch.Tensor], Sequence[torch.Tensor]]): Computes the feature maps ``(B, C_l, H_l, W_l)`` of
+            all levels from images ``(B, 3, H, W)`` in [0, 1].
         identity (str): What else the features depend on: weights, normalisation.
-        folder (Path | None): Where files are kept; ``None`` keeps the features in memory.
-        limit (float | None): Largest size in GB. Defaults to ``None``: on disk nine tenths of the free space.
-        batch_size (int): Images at a time. Defaults to ``16``.
-        num_workers (int): Processes that read images. Defaults to ``0``.
+        folder (Path | None): Folder of the files; ``None`` keeps the features in memory.
+        limit (float | None): Largest size in GB. Defaults to ``None``: no limit in memory, nine tenths of the free
+            space on disk.
+        batch_size (int): Number of images at a time. Defaults to ``16``.
+        num_workers (int): Number of processes that read images. Defaults to ``0``.
 
     Returns:
-        FeatureDataset: The data set with features for images.
+        FeatureDataset: The data set with features instead of images.
 
     Raises:
-        FeatureCacheError: If the features are larger than the limit, or fit neither on the disk nor into half
-            precision, or if the folder cannot be written.
+        FeatureCacheError: If the features exceed the limit or the space on disk, if half precision cannot hold them,
+            or if the folder cannot be written.
     """
     compute = partial(_rows, dataset, extract, batch_size=batch_size, num_workers=num_workers)
     if folder is None:
@@ -220,7 +223,7 @@ def weights_identity(module: nn.Module) -> str:
 
 
 def _keys(dataset: AnomalibDataset, identity: str) -> list[bytes]:
-    """What the features of each image depend on, 32 bytes."""
+    """Digest of everything that the features of an image depend on, 32 bytes per image."""
     parts: Mapping[str, AnomalibDataset] = getattr(dataset, "datasets", {"": dataset})
     common = {category: f"{identity}|{part.augmentations!r}|".encode() for category, part in parts.items()}
     categories = dataset.samples.category if len(common) > 1 else [next(iter(common))] * len(dataset)
@@ -233,7 +236,7 @@ def _keys(dataset: AnomalibDataset, identity: str) -> list[bytes]:
 def _in_order(
     keys: Sequence[bytes], known: Mapping[bytes, np.ndarray], compute: Callable[[list[int]], Iterator[np.ndarray]]
 ) -> Iterator[np.ndarray]:
-    """Features of all images, ``(1, N)`` each: those that are known, and those that have to be computed."""
+    """Features of all images in order, ``(1, N)`` each; those that are not known are computed."""
     computed = chain.from_iterable(compute([index for index, key in enumerate(keys) if key not in known]))
     for key in keys:
         yield (known[key] if key in known else next(computed))[None]
@@ -245,7 +248,7 @@ def _length(dataset: AnomalibDataset, extract: Extract) -> int:
 
 
 def _announce(shape: tuple[int, int], where: str, limit: float | None) -> None:
-    """Say how large the features will be before they are made, and refuse those that are too large."""
+    """Log the size of the features before they are computed, and refuse a size above the limit."""
     size = 2e-9 * shape[0] * shape[1]
     if limit is not None and size > limit:
         msg = f"The features of {shape[0]} images need {size:.3g} GB, the limit of the cache is {limit:g} GB."

@@ -1,4 +1,4 @@
-"""Files of features: written whole or not at all, found again only if nothing has changed, listed and removed."""
+"""Feature files: written completely or not at all, reused only if nothing has changed, listed and removed."""
 
 import contextlib
 import hashlib
@@ -20,9 +20,9 @@ from .reading import require_file
 logger = logging.getLogger(__name__)
 
 _SAMPLE = 4096
-"""Bytes at the beginning and at the end of an image that tell it from another one."""
+"""Number of bytes at the start and at the end of an image file that help to identify it."""
 _ABANDONED = 600
-"""Seconds without a change after which an unfinished file is taken for that of a killed run."""
+"""Seconds without a change after which an unfinished file counts as left by a killed run."""
 _CHUNK = 2**24
 _CHECKSUM_BYTES = 4
 _KEY_BYTES = 32
@@ -30,23 +30,23 @@ _FREE_SHARE = 0.9
 
 
 class FeatureCacheError(RuntimeError):
-    """Features that cannot be kept: no space, no permission, or values that half precision cannot hold."""
+    """Features cannot be stored: no space, no permission, or values that half precision cannot hold."""
 
 
 def feature_folder() -> Path:
-    """Folder of the files, below the cache folder of the user.
+    """Get the folder of the feature files, below the cache folder of the user.
 
     Returns:
-        Path: It need not exist.
+        Path: The folder; it may not exist yet.
     """
     return user_cache_path("anomalib_unias") / "features"
 
 
 def image_identity(path: Path) -> bytes:
-    """What changes when an image does: path, size, times, and some of its bytes.
+    """Digest of path, size, times and some bytes of an image file, to notice when the file changes.
 
-    Size and time of modification are kept by some tools that change a file, the time of change is no such thing on
-    Windows, and reading all bytes would take as long as reading the images.
+    No single one is enough: some tools change a file but keep its size and modification time, Windows has no time of
+    the last status change, and reading all bytes would take as long as reading the images.
 
     Args:
         path (Path): Image file.
@@ -55,7 +55,7 @@ def image_identity(path: Path) -> bytes:
         bytes: Digest.
 
     Raises:
-        OSError: If it is no file, or cannot be read.
+        OSError: If it is not a regular file, or cannot be read.
     """
     require_file(path)
     digest = hashlib.sha256()
@@ -76,8 +76,8 @@ def open_features(path: Path, rows: int) -> np.ndarray | None:
         rows (int): Expected number of rows.
 
     Returns:
-        np.ndarray | None: ``(rows, N)``, half precision, memory-mapped; ``None`` if there is no file, or a damaged
-            one, which is named in a warning.
+        np.ndarray | None: ``(rows, N)``, half precision, memory-mapped; ``None`` if the file is missing or damaged. A
+            warning names a damaged file.
     """
     if not path.is_file():
         return None
@@ -85,26 +85,26 @@ def open_features(path: Path, rows: int) -> np.ndarray | None:
         array = _read(path)
         if len(array) == rows:
             return array
-    except Exception:  # numpy raises nearly anything for a damaged header
+    except Exception:  # numpy can raise nearly anything for a damaged header
         pass
     logger.warning("%s is damaged; its features are computed again.", path)
     return None
 
 
 def find_rows(folder: Path, wanted: Collection[bytes]) -> dict[bytes, np.ndarray]:
-    """Look for rows in all files of a folder.
+    """Find rows in all files of a folder.
 
     Args:
-        folder (Path): It need not exist.
-        wanted (Collection[bytes]): Keys of rows.
+        folder (Path): Folder of the files; it need not exist.
+        wanted (Collection[bytes]): Keys of the rows to find.
 
     Returns:
-        dict[bytes, np.ndarray]: Those that are there, ``(N,)`` each, half precision, memory-mapped.
+        dict[bytes, np.ndarray]: Rows that were found, by key: ``(N,)`` each, half precision, memory-mapped.
     """
     found: dict[bytes, np.ndarray] = {}
     remaining = set(wanted)
     for path in sorted(folder.glob("*.npy")):
-        with contextlib.suppress(Exception):  # only the owner of a damaged file has to be told
+        with contextlib.suppress(Exception):  # a damaged file matters only to the run that opens it by name
             array = _map(path)
             keys = _keys(array, path)
             places = {keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]: row for row in range(len(array))}
@@ -116,16 +116,16 @@ def find_rows(folder: Path, wanted: Collection[bytes]) -> dict[bytes, np.ndarray
 
 
 def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterable[np.ndarray]) -> None:
-    """Write features into a file that appears when it is complete.
+    """Write features to a file that appears only when it is complete.
 
-    Keys and checksum are in the file itself, behind the array: of several processes that write the same file at the
-    same time, the last one replaces all of it at once.
+    Keys and checksum are in the same file, after the array. If several processes write the file at the same time, the
+    last one replaces it as a whole.
 
     Args:
-        path (Path): File; its folder is made.
-        keys (Sequence[bytes]): 32 bytes for each image, by which :func:`find_rows` finds its row.
-        length (int): Number of values of an image.
-        parts (Iterable[np.ndarray]): Rows, half precision, some at a time.
+        path (Path): File; its folder is created.
+        keys (Sequence[bytes]): 32 bytes per image, by which :func:`find_rows` finds its row.
+        length (int): Number of values per image, ``N``.
+        parts (Iterable[np.ndarray]): Rows in order, some at a time, ``(B, N)``, half precision.
 
     Raises:
         FeatureCacheError: If there is not enough space, or the folder cannot be written.
@@ -164,10 +164,10 @@ def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterab
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed runs have left.
+    """Remove the unfinished files of killed runs.
 
     Args:
-        folder (Path): It need not exist.
+        folder (Path): Folder of the files; it need not exist.
     """
     with contextlib.suppress(OSError):
         for path in folder.glob("*.tmp"):
@@ -176,20 +176,20 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def cache_files(folder: Path) -> list[tuple[Path, int]]:
-    """All files of the cache, finished or not.
+    """List all files of the cache, finished or not.
 
     Args:
-        folder (Path): It need not exist.
+        folder (Path): Folder of the files; it need not exist.
 
     Returns:
-        list[tuple[Path, int]]: Files and their sizes in bytes, by name.
+        list[tuple[Path, int]]: Files and their sizes in bytes, sorted by name.
     """
     return [(path, path.stat().st_size) for path in sorted(folder.glob("*")) if path.is_file()]
 
 
 @contextlib.contextmanager
 def _refusals(folder: Path) -> Iterator[None]:
-    """Name the folder where the file system refuses something."""
+    """Turn errors of the file system into one that names the folder."""
     try:
         yield
     except OSError as error:
@@ -205,7 +205,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take the space now, rather than find the disk full when most features are computed."""
+    """Reserve the space now, so that a full disk fails before the features are computed."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
 
@@ -218,14 +218,14 @@ def _header(shape: tuple[int, int]) -> bytes:
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    """Write without a buffer, which would still be written when the file is closed after an error."""
+    """Write without a buffer: closing a file after an error would still write its buffer."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def _read(path: Path) -> np.memmap:
-    """The array of a file, if that is intact."""
+    """The array of a file; a damaged file is an error."""
     array = _map(path)
     with path.open("rb") as file:
         file.seek(-_CHECKSUM_BYTES, os.SEEK_END)
@@ -237,7 +237,7 @@ def _read(path: Path) -> np.memmap:
 
 
 def _map(path: Path) -> np.memmap:
-    """The array of a file, without a look at its content."""
+    """The array of a file; its type and size are checked, its content is not."""
     array = np.load(path, mmap_mode="r")
     size = array.offset + array.nbytes + len(array) * _KEY_BYTES + _CHECKSUM_BYTES
     if array.ndim != 2 or array.dtype != np.float16 or path.stat().st_size != size:
@@ -247,7 +247,7 @@ def _map(path: Path) -> np.memmap:
 
 
 def _keys(array: np.memmap, path: Path) -> bytes:
-    """The keys behind an array, one after the other."""
+    """The keys that follow the array in the file, joined."""
     with path.open("rb") as file:
         file.seek(array.offset + array.nbytes)
         return file.read(len(array) * _KEY_BYTES)

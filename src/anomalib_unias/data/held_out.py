@@ -1,4 +1,4 @@
-"""Which normal images are kept away from the training of a model, to see how it scores images it does not know."""
+"""Hold normal images out of the training of a model, to see how it scores images that it has not seen."""
 
 import torch
 from anomalib.data import AnomalibDataset
@@ -10,7 +10,7 @@ from .errors import HeldOutError
 class HeldOutOrder:
     """The order in which the normal images of a data set are held out.
 
-    A larger share holds the images of every smaller one.
+    A larger share contains the images of every smaller one.
 
     Args:
         dataset (AnomalibDataset): Training images.
@@ -28,18 +28,17 @@ class HeldOutOrder:
             self._rows[str(category)] = [int(normal.index[rows[position]]) for position in order]
 
     def first(self, fraction: float) -> set[int]:
-        """Choose a share of every category.
+        """Choose a share of the normal images of each category.
 
         Args:
-            fraction (float): Share of the normal images of each category, in ``(0, 1)``; at least one image of each,
-                and never all of them.
+            fraction (float): Share in ``(0, 1)``. At least one image of each category is chosen, and never all.
 
         Returns:
             set[int]: Rows of the data set.
 
         Raises:
             ValueError: If the fraction is out of its range.
-            HeldOutError: If a category has a single normal image.
+            HeldOutError: If a category has only one normal image.
         """
         if not 0 < fraction < 1:
             msg = f"The share of images to hold out is between 0 and 1, got {fraction}."

@@ -1,4 +1,4 @@
-"""Names image files that the data sets of anomalib cannot read, or read wrongly without an error."""
+"""Report image files that the data sets of anomalib cannot read, or read wrongly without an error."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ from .reading import check_header, read_rgb, require_file
 
 
 class ImageCheck(Callback):
-    """Looks at the images of a run, for data sets that do not.
+    """Checks the image files of a run, for data sets that do not check them.
 
-    The data modules of this package refuse such a file when they read it. This is for those of anomalib 2.7.0: they
-    wait for ever at a pipe, read more than 8 bits per channel as white, and do not say which file is cut off. The kind
-    of each file is looked at before the run, its header once.
+    The datamodules of this package refuse a bad file when they read it. This callback is for those of anomalib 2.7.0:
+    they wait forever on a pipe, read more than 8 bits per channel as white, and do not name a truncated file. It checks
+    before the run that every path is a regular file, and the header of each image once, when its batch starts.
 
     Raises:
-        OSError: Before the run, if something is no regular file.
+        OSError: Before the run, if a path is not a regular file.
         UnreadableImageError: At the first batch with an image of more than 8 bits per channel.
     """
 
@@ -28,33 +28,33 @@ class ImageCheck(Callback):
         self._checked: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the files of the datamodule."""
+        """Check the files of the datamodule."""
         del pl_module, stage
         for path in _files(trainer):
             require_file(path)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at files that are predicted without a datamodule."""
+        """Check files that are predicted without a datamodule."""
         self.setup(trainer, pl_module, "predict")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at the images of a batch."""
+        """Check the images of a batch."""
         del trainer, pl_module, batch_idx
         self._check(batch)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Look at the images of a batch."""
+        """Check the images of a batch."""
         del trainer, pl_module, batch_idx, dataloader_idx
         self._check(batch)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add the name of the file to an error of Pillow, which has none where the data of an image are damaged."""
+        """Add the file name to an error of Pillow, which does not name a file with damaged image data."""
         del pl_module
-        # Errors of the system have a number, those of this package a type.
+        # System errors have an errno, errors of this package a type of their own.
         if type(exception) is not OSError or exception.errno is not None:
             return
         for path in _files(trainer):
@@ -66,14 +66,14 @@ class ImageCheck(Callback):
 
     def _check(self, batch: Any) -> None:
         for path in getattr(batch, "image_path", None) or ():
-            # Images that were made in memory may carry any name.
+            # Images that were made in memory may have any name.
             if path not in self._checked and Path(path).is_file():
                 check_header(path)
             self._checked.add(path)
 
 
 def _files(trainer: Trainer) -> Iterator[str | Path]:
-    """Images of the datamodule, and of what is predicted without one."""
+    """Paths of the images of the datamodule, and of images that are predicted without one."""
     datamodule = getattr(trainer, "datamodule", None)
     data = [getattr(datamodule, name, None) for name in ("train_data", "val_data", "test_data")]
     data += [getattr(loader, "dataset", None) for loader in CombinedLoader(trainer.predict_dataloaders).flattened]

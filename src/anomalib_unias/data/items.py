@@ -1,4 +1,4 @@
-"""Image items and batches that know the category each image comes from."""
+"""Image items and batches that know the category of each image."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from anomalib_unias.compat.data import text_of_mask_path
 
 @dataclass
 class NumpyCategoryImageItem(NumpyImageItem):
-    """Numpy twin of :class:`CategoryImageItem`.
+    """NumPy version of :class:`CategoryImageItem`.
 
     Attributes:
-        category: Name of the category.
-        mask_valid: Whether ``gt_mask`` may be used as pixel ground truth.
+        category (str): Name of the category. Defaults to ``""``.
+        mask_valid (bool): Whether ``gt_mask`` may be used as pixel ground truth. Defaults to ``True``.
     """
 
     category: str = ""
@@ -25,11 +25,11 @@ class NumpyCategoryImageItem(NumpyImageItem):
 
 @dataclass
 class NumpyCategoryImageBatch(NumpyImageBatch):
-    """Numpy twin of :class:`CategoryImageBatch`.
+    """NumPy version of :class:`CategoryImageBatch`.
 
     Attributes:
-        category: Name of the category of each image, length ``B``.
-        mask_valid: Boolean array ``(B,)``.
+        category (list[str] | None): Name of the category of each image, length ``B``. Defaults to ``None``.
+        mask_valid (np.ndarray | None): Boolean array ``(B,)``. Defaults to ``None``.
     """
 
     item_class: ClassVar[type[NumpyCategoryImageItem]] = NumpyCategoryImageItem
@@ -43,10 +43,10 @@ class CategoryImageItem(ImageItem):
     """One image, its ground truth and its category.
 
     Attributes:
-        category: Name of the category, e.g. ``"bottle"``.
-        mask_valid: Whether ``gt_mask`` may be used as pixel ground truth. ``True`` for normal images (their
+        category (str): Name of the category, e.g. ``"bottle"``. Defaults to ``""``.
+        mask_valid (bool): Whether ``gt_mask`` may be used as pixel ground truth. ``True`` for normal images (their
             mask is truly zero) and for defective images with a mask; ``False`` for a defective image without a mask,
-            whose ``gt_mask`` is a placeholder of zeros.
+            whose ``gt_mask`` is a placeholder of zeros. Defaults to ``True``.
 
     Example:
         >>> item = CategoryImageItem(image=torch.rand(3, 8, 8), gt_label=torch.tensor(0), category="bottle")
@@ -65,7 +65,7 @@ class CategoryImageItem(ImageItem):
 
     @staticmethod
     def validate_mask_path(mask_path: str | None) -> str:
-        """Give every item a string."""
+        """Convert a mask path to a string, empty if there is none."""
         return text_of_mask_path(mask_path)
 
 
@@ -74,9 +74,9 @@ class CategoryImageBatch(ImageBatch):
     """A batch whose images may come from different categories.
 
     Attributes:
-        category: Name of the category of each image, length ``B``.
-        mask_valid: Boolean tensor ``(B,)``, see :class:`CategoryImageItem`. Pixel metrics leave out the images where
-            it is ``False``.
+        category (list[str] | None): Name of the category of each image, length ``B``. Defaults to ``None``.
+        mask_valid (torch.Tensor | None): Boolean tensor ``(B,)``, see :class:`CategoryImageItem`. Pixel metrics leave
+            out the images where it is ``False``. Defaults to ``None``.
 
     Example:
         >>> items = [CategoryImageItem(image=torch.rand(3, 8, 8), category=name) for name in ("bottle", "cable")]
@@ -95,14 +95,14 @@ class CategoryImageBatch(ImageBatch):
     def collate(cls, items: list[ImageItem]) -> "CategoryImageBatch":
         """Make one batch of several items; images of different sizes are resized to the largest, with a warning.
 
-        anomalib puts the ``Resize`` of the model's pre-processor into the data set, so sizes only differ when the
-        model has none (or none that fixes both sides).
+        anomalib puts the ``Resize`` of the model's pre-processor into the data set. So sizes differ only if the model
+        has no ``Resize``, or one that does not fix both sides.
 
         Args:
-            items: :class:`CategoryImageItem` with images ``(3, H, W)`` in [0, 1].
+            items (list[ImageItem]): :class:`CategoryImageItem` with images ``(3, H, W)`` in [0, 1].
 
         Returns:
-            The batch, images ``(B, 3, H, W)``.
+            CategoryImageBatch: The batch, images ``(B, 3, H, W)``.
         """
         sizes = {tuple(item.image.shape[-2:]): item.image_path for item in items if item.image is not None}
         if len(sizes) > 1:

@@ -1,4 +1,4 @@
-"""How image files are read, in training as on the line, and which ones are not."""
+"""Read image files, in the same way for training and inspection, and refuse those that would be read wrongly."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ _SATURATING_MODES = ("I", "F")
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """Read an image file as anomalib does, but not one that it would read wrongly.
+    """Read an image file as anomalib does, and refuse one that anomalib would read wrongly.
 
     Args:
-        path (str | Path): File.
+        path (str | Path): Image file.
 
     Returns:
         np.ndarray: RGB ``(H, W, 3)``, uint8.
 
     Raises:
-        UnreadableImageError: If it is missing, is no regular file, is damaged, or has more than 8 bits per channel.
+        UnreadableImageError: If the file is missing, not a regular file, damaged, or has more than 8 bits per channel.
     """
     try:
         require_file(path)
@@ -29,7 +29,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
             return rgb_of(image, path)
     except UnreadableImageError:
         raise
-    except Exception as error:  # decoders of damaged files raise nearly everything
+    except Exception as error:  # decoders can raise nearly anything for a damaged file
         raise unreadable(path, error) from error
 
 
@@ -37,30 +37,30 @@ def rgb_of(image: Image.Image, name: str | Path) -> np.ndarray:
     """Convert an image as anomalib does.
 
     Args:
-        image (Image.Image): Opened by Pillow.
-        name (str | Path): What an error calls it.
+        image (Image.Image): Image opened by Pillow.
+        name (str | Path): Name of the image in error messages.
 
     Returns:
         np.ndarray: RGB ``(H, W, 3)``, uint8.
 
     Raises:
-        UnreadableImageError: If it has more than 8 bits per channel.
+        UnreadableImageError: If the image has more than 8 bits per channel.
     """
     _refuse_depth(image.mode, name)
     return np.array(image.convert("RGB"))
 
 
 def check_header(path: str | Path) -> tuple[int, int]:
-    """Look at the header of an image file for what would be read wrongly without an error.
+    """Check the header of an image file, and refuse a file that would be read wrongly without an error.
 
     Args:
-        path (str | Path): File.
+        path (str | Path): Image file.
 
     Returns:
         tuple[int, int]: Width and height.
 
     Raises:
-        UnreadableImageError: If the file is no image, or has more than 8 bits per channel.
+        UnreadableImageError: If the file is not an image, or has more than 8 bits per channel.
     """
     size, mode = read_header(path)
     _refuse_depth(mode, path)
@@ -68,16 +68,16 @@ def check_header(path: str | Path) -> tuple[int, int]:
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, int], str]:
-    """Get size and kind of an image without decoding it.
+    """Read size and mode of an image without decoding it.
 
     Args:
-        path (str | Path): File.
+        path (str | Path): Image file.
 
     Returns:
-        tuple[tuple[int, int], str]: Width and height, and the mode of Pillow.
+        tuple[tuple[int, int], str]: Width and height, and the mode in Pillow, such as ``"RGB"``.
 
     Raises:
-        UnreadableImageError: If the file is no image.
+        UnreadableImageError: If the file is not an image.
     """
     try:
         require_file(path)
@@ -88,13 +88,13 @@ def read_header(path: str | Path) -> tuple[tuple[int, int], str]:
 
 
 def require_file(path: str | Path) -> None:
-    """Refuse what is no file before it is opened: a pipe or a device could wait for ever.
+    """Refuse anything but a regular file before it is opened: reading a pipe or a device could wait forever.
 
     Args:
         path (str | Path): Path; it need not exist.
 
     Raises:
-        OSError: If it is something else than a file.
+        OSError: If the path exists and is not a regular file.
     """
     if not Path(path).is_file() and Path(path).exists():
         msg = f"{path} is no regular file"
@@ -102,14 +102,14 @@ def require_file(path: str | Path) -> None:
 
 
 def unreadable(path: str | Path, error: Exception) -> UnreadableImageError:
-    """Describe why a file cannot be read.
+    """Build the error for a file that cannot be read.
 
     Args:
         path (str | Path): File.
-        error (Exception): What reading it raised.
+        error (Exception): Error that was raised when reading it.
 
     Returns:
-        UnreadableImageError: To be raised.
+        UnreadableImageError: The error to raise, with the reason.
     """
     reason = f"{type(error).__name__}: {error}"
     return UnreadableImageError(f"Cannot read image file {path}: {reason}. Replace it or remove it.")

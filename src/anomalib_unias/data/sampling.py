@@ -13,18 +13,18 @@ Sampling = Literal["natural", "balanced"]
 def training_sampler(categories: Sequence[str], sampling: Sampling, seed: int | None = None) -> Sampler[int]:
     """Build the sampler of the training loader.
 
-    Both samplers draw ``len(categories)`` indices an epoch. On several devices Lightning keeps the balance: it
-    replaces the natural sampler by ``DistributedSampler`` and deals the drawn indices of the balanced one out to the
-    processes, which all draw the same ones when ``seed`` is set.
+    Both samplers draw ``len(categories)`` indices per epoch. Lightning keeps the balance on several devices: it
+    replaces the natural sampler by ``DistributedSampler``, and distributes the indices of the balanced sampler over the
+    processes. All processes draw the same indices if ``seed`` is set.
 
     Args:
-        categories: Category of each training image.
-        sampling: ``"natural"`` visits every image once; ``"balanced"`` draws with replacement so that each category
-            is expected equally often, whatever its number of images.
-        seed: Seed of the order. ``None`` uses torch's global generator.
+        categories (Sequence[str]): Category of each training image.
+        sampling (Literal["natural", "balanced"]): ``"natural"`` visits every image once; ``"balanced"`` draws with
+            replacement, so that each category is expected equally often, whatever its number of images.
+        seed (int | None): Seed of the order. Defaults to ``None``: torch's global generator.
 
     Returns:
-        A sampler of indices into ``categories``.
+        Sampler[int]: A sampler of indices into ``categories``.
 
     Raises:
         ValueError: If ``sampling`` is neither of the two.

@@ -1,4 +1,4 @@
-"""Several categories of one data set as one, by name: for the command line and YAML files."""
+"""One datamodule for several categories of a data set, given by name, for the command line and YAML files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,37 +17,40 @@ from .sampling import Sampling
 class UnifiedDataModule(CombinedDataModule):
     """Trains and evaluates on several categories of one data set at once.
 
-    Builds one stock datamodule for each category and joins them, see :class:`CombinedDataModule`. Nothing is read
-    until ``setup``, and no image before it is used.
+    Builds one stock datamodule for each category and joins them, see :class:`CombinedDataModule`. The constructor lists
+    folders only, ``setup`` lists the images, and an image is read when it is used.
 
     Args:
         datamodule: Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"BTech"``, ``"MPDD"``, ``"RealIAD"``,
-            ``"Folder"``, ...), ``"SyntheticProducts"``, or a dotted path.
+            ``"Folder"``, ...), ``"SyntheticProducts"``, or a dotted path. Defaults to ``"MVTecAD"``.
         categories: Names of the categories, or ``"all"`` for every one found in the root. Quote numbers (``"01"``).
-        root: Root of the data set. Defaults to the default of the datamodule. For classes without a ``category``
-            argument (``Folder``, ``Datumaro``) each category is the directory ``root/<category>``.
-        datamodule_args: Further arguments of the datamodule, the same for all categories.
-        category_args: Further arguments for single categories; they win over all others.
-        sampling: Order of the training images: ``"natural"`` takes each one once per epoch, ``"balanced"`` draws all
-            categories equally often.
-        train_batch_size: Batch size for training.
-        eval_batch_size: Batch size for validation, test and prediction.
-        num_workers: Processes that read images; 0 reads them in the main process.
-        train_augmentations: Augmentations of training images.
-        val_augmentations: Augmentations of validation images.
-        test_augmentations: Augmentations of test images.
-        augmentations: Augmentations where the three above are not given.
-        test_split_mode: How each category gets its test images. Defaults to the default of the datamodule.
-        test_split_ratio: Fraction of the images that each category gives to the test set, where it is split off.
-        val_split_mode: How each category gets its validation images. Defaults to the default of the datamodule, which
-            is the test set itself for most of them.
-        val_split_ratio: Fraction of the images that each category gives to the validation set.
-        seed: Seed of the splits and of the order of training images. A split does not depend on which other
-            categories take part.
+            Defaults to ``"all"``.
+        root: Root of the data set. For classes without a ``category`` argument (``Folder``, ``Datumaro``) each category
+            is the directory ``root/<category>``. Defaults to ``None``: the default of the datamodule.
+        datamodule_args: Further arguments of the datamodule, the same for all categories. Defaults to ``None``.
+        category_args: Further arguments for single categories; they override all others. Defaults to ``None``.
+        sampling: Order of the training images: ``"natural"`` uses each image once per epoch, ``"balanced"`` draws all
+            categories equally often. Defaults to ``"natural"``.
+        train_batch_size: Batch size for training. Defaults to ``32``.
+        eval_batch_size: Batch size for validation, test and prediction. Defaults to ``32``.
+        num_workers: Number of processes that read images; 0 reads them in the main process. Defaults to ``8``.
+        train_augmentations: Augmentations of training images. Defaults to ``None``.
+        val_augmentations: Augmentations of validation images. Defaults to ``None``.
+        test_augmentations: Augmentations of test images. Defaults to ``None``.
+        augmentations: Augmentations where the three above are not given. Defaults to ``None``.
+        test_split_mode: How each category gets its test images. Defaults to ``None``: the default of the datamodule.
+        test_split_ratio: Fraction of the images of each category for the test set, if that is split off. Defaults to
+            ``None``: the default of the datamodule.
+        val_split_mode: How each category gets its validation images. Defaults to ``None``: the default of the
+            datamodule, which is the test set itself for most of them.
+        val_split_ratio: Fraction of the images of each category for the validation set. Defaults to ``None``: the
+            default of the datamodule.
+        seed: Seed of the splits and of the order of training images. The split of a category does not depend on the
+            other categories. Defaults to ``None``.
 
     Raises:
         UnknownDatamoduleError: If there is no such datamodule.
-        CategoryError: If there is no category, one is given twice, is unknown or has a name that cannot be used.
+        CategoryError: If there is no category, or a category is given twice, unknown, or has an unusable name.
         TypeError: If an argument does not fit the datamodule.
 
     Example:
@@ -106,7 +109,7 @@ class UnifiedDataModule(CombinedDataModule):
 
 
 def _plain(value: Any) -> Any:
-    """Turn what the benchmark reads from YAML into plain lists and dictionaries."""
+    """Convert OmegaConf values, which the benchmark pipeline passes, to plain lists and dictionaries."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -1,1 +1,1 @@
-"""What the scores of a test say beyond averages: error rates with intervals, sizes of defects, runs compared, shift."""
+"""Analyses of a test beyond averages: error rates with intervals, defect sizes, comparison of runs, changed images."""

@@ -1,4 +1,4 @@
-"""Runs on the same test images compared: is a difference more than chance?"""
+"""Compare runs on the same test images: is a difference more than chance?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Run:
 
     @classmethod
     def load(cls, path: Path) -> "Run":
-        """Read what a report has written.
+        """Read the files of a report.
 
         Args:
             path (Path): Folder of a report, folder of a run with a folder ``report`` in it, or ``images.csv``.
@@ -47,7 +47,7 @@ class Run:
 
         Raises:
             FileNotFoundError: If there is no ``images.csv``.
-            ValueError: If the ``pixel_counts.npz`` beside it is of other images.
+            ValueError: If the ``pixel_counts.npz`` beside it belongs to other images.
         """
         files = [path, path / "images.csv", path / "report" / "images.csv"]
         file = next((file for file in files if file.is_file()), None)
@@ -71,8 +71,9 @@ def compare_runs(runs: Sequence[Run], samples: int = 2000, seed: int = 0) -> pd.
     Returns:
         pd.DataFrame: Columns :data:`COMPARISON_COLUMNS`, for every category, ``mean`` and ``mixed``, each metric of
         :data:`~anomalib_unias.evaluation.image_statistics.STATISTICS` and each run: its value with a 95 % interval, its
-        difference from the first run with one, and ``verdict``: ``better`` or ``worse`` if that interval is on one side
-        of zero, else ``no difference beyond chance``; empty for the first run and where a metric is undefined.
+        difference from the first run with a 95 % interval, and ``verdict``: ``better`` or ``worse`` if the interval of
+        the difference excludes zero, else ``no difference beyond chance``; empty for the first run and where a metric
+        is undefined.
 
     Raises:
         ValueError: If there are fewer than two runs, no common images, or labels that differ.
@@ -100,8 +101,8 @@ def compare_runs(runs: Sequence[Run], samples: int = 2000, seed: int = 0) -> pd.
 def common_images(runs: Sequence[Run]) -> list[pd.DataFrame]:
     """Images that all runs have, in the same order.
 
-    They are told by category and path. If the runs were given different folders of data, the part of the path below the
-    folder that all images of a run have in common counts.
+    Images are matched by category and path. If the runs used different data folders, the path counts relative to the
+    folder that all images of a run have in common.
 
     Args:
         runs (Sequence[Run]): Runs.

@@ -1,4 +1,4 @@
-"""Which share of the defects is found, by their size and by their kind."""
+"""Share of the defects that is found, by size and by kind."""
 
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -21,24 +21,24 @@ KIND_COLUMNS = ("category", "kind", "level", "at", "defects", "found", "recall",
 
 _UNITS = {"area": AREA_EDGES, "share": SHARE_EDGES}
 _RECALL = 0.9
-# Fewer regions from a size on do not show that 90 % of them are found.
+# With fewer regions of at least a size, nothing shows that 90 % of them are found.
 _FEWEST_REGIONS = 10
 
 
 def recall_by_size(images: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
     """Share of the defective regions that is found, by their size.
 
-    A region is found as in :func:`~anomalib_unias.evaluation.error_rates.error_rates`. The size is counted on the
-    anomaly map, and as share of the image.
+    A region is found as in :func:`~anomalib_unias.evaluation.error_rates.error_rates`. The size is measured in pixels
+    of the anomaly map, and as a share of the image.
 
     Args:
         images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`.
-        regions (pd.DataFrame): Regions as there.
+        regions (pd.DataFrame): Regions as in :class:`~anomalib_unias.metrics.UnifiedResults`.
 
     Returns:
         pd.DataFrame: Columns :data:`SIZE_COLUMNS`, one row per category (and ``mixed``), ``at`` (``deployed``,
         ``false_alarms_1%``, ``false_alarms_5%``), ``unit`` (``area`` in pixels, ``share`` of the image) and range of
-        sizes with a region in it. The last range is open.
+        sizes that contains a region. The last range is open.
     """
     rows = []
     for category, at, part, found in _found_regions(images, regions):
@@ -53,15 +53,15 @@ def recall_by_size(images: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
 def smallest_found(images: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
     """Smallest size of a defect that is found in 90 % of cases.
 
-    The share that is found is taken to grow with the size, and to have no other form (isotonic regression).
+    The only assumption is that the share found does not decrease with the size (isotonic regression).
 
     Args:
         images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`.
-        regions (pd.DataFrame): Regions as there.
+        regions (pd.DataFrame): Regions as in :class:`~anomalib_unias.metrics.UnifiedResults`.
 
     Returns:
         pd.DataFrame: Columns :data:`SMALLEST_COLUMNS`, by category, ``at`` and ``unit`` as in :func:`recall_by_size`.
-        ``smallest`` is NaN if no size is found so often, or fewer than ten regions are as large.
+        ``smallest`` is NaN if no size is found in 90 % of cases, or fewer than ten regions are at least that large.
     """
     rows = []
     for category, at, part, found in _found_regions(images, regions):
@@ -78,7 +78,7 @@ def recall_by_kind(images: pd.DataFrame, regions: pd.DataFrame) -> pd.DataFrame:
     Args:
         images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`. The kind is the name of the
             folder of an image, empty if its path has none.
-        regions (pd.DataFrame): Regions as there.
+        regions (pd.DataFrame): Regions as in :class:`~anomalib_unias.metrics.UnifiedResults`.
 
     Returns:
         pd.DataFrame: Columns :data:`KIND_COLUMNS`; ``level`` is ``image`` or ``region``, ``at`` as in
@@ -116,7 +116,7 @@ def _found_images(images: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame
 
 
 def _found_regions(images: pd.DataFrame, regions: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, NDArray]]:
-    """Category, at, regions of it, and which of them are found (1, 0, NaN)."""
+    """Category, ``at``, regions of the category, and which of them are found (1, 0, NaN)."""
     for category in [*sorted(regions["category"].unique()), MIXED]:
         part = regions if category == MIXED else regions[regions["category"] == category]
         if not len(part):

@@ -1,4 +1,4 @@
-"""False alarms and misses with exact intervals: at the threshold of the model, and at rates that one can afford."""
+"""False alarms and misses with exact intervals: at the threshold of the model, and at given rates."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,12 +24,12 @@ ERROR_COLUMNS = (
 
 
 class Outcomes(NamedTuple):
-    """What happens at a threshold; NaN where it is not known.
+    """False alarms and misses at a threshold; NaN where they are not known.
 
     Args:
         false_alarms (NDArray): For each good image, 1 if it is called defective, else 0 ``(G,)``.
         misses (NDArray): For each defect, 1 if it is missed, else 0 ``(D,)``.
-        threshold (float): Threshold of the raw scores, NaN if it is not one of them.
+        threshold (float): Threshold of the raw scores, NaN if there is no such threshold.
     """
 
     false_alarms: NDArray
@@ -38,7 +38,7 @@ class Outcomes(NamedTuple):
 
     @classmethod
     def at(cls, good: NDArray, defective: NDArray, threshold: float) -> "Outcomes":
-        """Outcomes of scores; what exceeds the threshold is called defective, nothing is known if that is NaN."""
+        """Outcomes of scores: those above the threshold are called defective; all are NaN if the threshold is."""
         if np.isnan(threshold):
             return cls(np.full(len(good), np.nan), np.full(len(defective), np.nan), threshold)
         return cls((good > threshold).astype(float), (defective <= threshold).astype(float), threshold)
@@ -47,22 +47,22 @@ class Outcomes(NamedTuple):
 def error_rates(images: pd.DataFrame, regions: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """False alarms and misses of every category and of all images together.
 
-    Images are called defective by their score. Regions are found if a pixel of them is called defective, and the false
-    alarms beside them are the good images with such a pixel. At the threshold of the model (``deployed``) this is what
-    the post-processor predicted. Else the threshold is chosen among the very scores that are evaluated: for a false
-    alarm rate the lowest one that at most this share of the good images exceeds, for a miss rate the highest one at
-    which at most this share of the defects is missed. A category gets the threshold that suits it; that of ``mixed`` is
-    the same for all. The interval of the other rate is exact (Clopper and Pearson) given that threshold.
+    At level ``image``, an image is called defective by its score. At level ``region``, a region is found if one of its
+    pixels is called defective, and a false alarm is a good image with such a pixel. At the threshold of the model
+    (``deployed``) the labels are those of the post-processor. Otherwise the threshold is chosen among the scores that
+    are evaluated: for a false alarm rate the lowest one that at most this share of the good images exceeds, for a miss
+    rate the highest one at which at most this share of the defects is missed. Each category has its own threshold;
+    ``mixed`` has one for all. The interval of the other rate is exact (Clopper and Pearson) given that threshold.
 
     Args:
         images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`.
-        regions (pd.DataFrame): Regions as there.
+        regions (pd.DataFrame): Regions as in :class:`~anomalib_unias.metrics.UnifiedResults`.
         threshold (float): Threshold of the model for raw image scores, NaN if there is none.
 
     Returns:
         pd.DataFrame: Columns :data:`ERROR_COLUMNS`. ``level`` is ``image`` or ``region``, ``at`` is ``deployed``,
-        ``false_alarms_1%``, ``false_alarms_5%``, ``misses_1%`` or ``misses_5%``. Rates are NaN where there are no
-        images of a kind, counts where no label is predicted.
+        ``false_alarms_1%``, ``false_alarms_5%``, ``misses_1%`` or ``misses_5%``. Rates are NaN if there is nothing to
+        count them on; counts and rates are NaN if no labels are predicted.
     """
     rows = []
     for category in [*sorted(images["category"].unique()), MIXED]:
@@ -77,10 +77,10 @@ def false_alarm_threshold(good: NDArray, rate: float) -> float:
 
     Args:
         good (NDArray): Scores of good images ``(G,)``.
-        rate (float): Share in ``[0, 1)``. Less than one image means none.
+        rate (float): Share in ``[0, 1)``. A share of less than one image allows none.
 
     Returns:
-        float: One of the scores; NaN without any.
+        float: One of the scores; NaN without scores.
 
     Example:
         >>> false_alarm_threshold(np.array([1.0, 2.0, 3.0, 4.0]), 0.25)
@@ -94,10 +94,10 @@ def miss_threshold(defective: NDArray, rate: float) -> float:
 
     Args:
         defective (NDArray): Scores of defects ``(D,)``.
-        rate (float): Share in ``[0, 1)``. Less than one defect means none.
+        rate (float): Share in ``[0, 1)``. A share of less than one defect allows none.
 
     Returns:
-        float: Just below one of the scores; NaN without any.
+        float: Just below one of the scores; NaN without scores.
     """
     if not len(defective):
         return float("nan")

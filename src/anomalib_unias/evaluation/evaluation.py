@@ -1,4 +1,4 @@
-"""Everything that is said about a test, as tables."""
+"""Evaluate a test: all tables of a report."""
 
 from dataclasses import dataclass, fields
 
@@ -13,7 +13,7 @@ from anomalib_unias.evaluation.suspects import suspicious_labels
 from anomalib_unias.metrics.unified_results import GAP, RESULT_COLUMNS, UnifiedResults
 
 METRIC_COLUMNS = (*RESULT_COLUMNS, "low", "high")
-# Metrics of the table of results that have an interval, and the columns of the exact one of a rate.
+# Metrics with a bootstrap interval, and rates with the columns of their exact interval and its factor.
 _BOOTSTRAPPED = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "dsc", "aupimo")
 _RATES = {
     "false_alarms_per_1000": ("false_alarm_low", "false_alarm_high", 1000),
@@ -23,7 +23,7 @@ _RATES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is said about a test besides its pictures.
+    """All tables about a test.
 
     Args:
         metrics (pd.DataFrame): Metrics with intervals: ``category, metric, value, low, high``.
@@ -77,7 +77,7 @@ def _with_intervals(results: UnifiedResults, rates: pd.DataFrame) -> pd.DataFram
     for category, metric, value in results.metrics[list(RESULT_COLUMNS)].itertuples(index=False):
         low = high = float("nan")
         if metric in _BOOTSTRAPPED:
-            # What sketches of the pixels know is off by some thousandths, in all samples alike.
+            # Pixel sketches cause an error of some thousandths, the same in all samples.
             centred = samples[category, metric] + (value - at_hand[category, metric])
             low, high = percentile_interval(np.clip(centred, -1 if category == GAP else 0, 1))
         elif metric in _RATES and category in deployed.index:

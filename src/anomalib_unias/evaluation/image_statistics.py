@@ -1,4 +1,4 @@
-"""Metrics of a set of images in which every image counts a given number of times, as bootstrap samples need."""
+"""Metrics of images that each count a given number of times, for bootstrap samples."""
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def image_statistics(images: pd.DataFrame, weights: NDArray, prefix: str = "") -
 
     Returns:
         dict[str, NDArray]: By name, values ``(B,)``, NaN where undefined: ``image_auroc``, ``image_ap``,
-        ``pixel_auroc``, ``pixel_ap``, ``dsc``, ``aupimo`` (these two without a new choice of their thresholds),
+        ``pixel_auroc``, ``pixel_ap``, ``dsc``, ``aupimo`` (the last two with fixed thresholds, not chosen again),
         ``false_alarm_rate`` and ``miss_rate`` at the threshold of the model, and the miss rates at given false alarm
         rates.
     """
@@ -60,7 +60,7 @@ def statistics_of_rows(images: pd.DataFrame, weights: NDArray) -> dict[tuple[str
     """Metrics of every category, their mean, all images together, and the gap.
 
     Args:
-        images (pd.DataFrame): Images as of :func:`image_statistics`, rows numbered from 0.
+        images (pd.DataFrame): Images as in :func:`image_statistics`, rows numbered from 0.
         weights (NDArray): How often each image counts ``(B, N)``.
 
     Returns:
@@ -80,7 +80,7 @@ def bootstrap_statistics(images: pd.DataFrame, samples: int = 1000, seed: int = 
     """Metrics of bootstrap samples of the images.
 
     Args:
-        images (pd.DataFrame): Images as of :func:`image_statistics`, rows numbered from 0.
+        images (pd.DataFrame): Images as in :func:`image_statistics`, rows numbered from 0.
         samples (int): Number of samples. Defaults to ``1000``.
         seed (int): Seed. The same for two runs on the same images draws the same images. Defaults to ``0``.
 
@@ -104,7 +104,7 @@ def _pixel_statistics(images: pd.DataFrame, weights: NDArray, column: str) -> di
 
 
 def _cumulated(scores: NDArray, defective: NDArray, good: NDArray) -> tuple[NDArray, NDArray]:
-    """Weights of the defective and of the good images at or above each distinct score, from the top ``(B, T)``."""
+    """Weights of the defective and of the good images at or above each distinct score, decreasing ``(B, T)``."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
     sums = (np.add.reduceat(weights[:, order], starts, axis=1) for weights in (defective, good))
@@ -121,7 +121,7 @@ def _auroc(true_positives: NDArray, false_positives: NDArray) -> NDArray:
 
 
 def _average_precision(true_positives: NDArray, false_positives: NDArray, tied: NDArray | float = 1.0) -> NDArray:
-    """Average precision ``(B,)``: that of equal scores at their end, of different ones in the middle."""
+    """Average precision ``(B,)``; a step of equal scores takes the precision at its end, others in their middle."""
     gain, alarms = (np.diff(counts, axis=1, prepend=0) for counts in (true_positives, false_positives))
     found, false = true_positives - (1 - tied) * gain / 2, false_positives - (1 - tied) * alarms / 2
     area = np.nansum(gain * _divide(found, found + false), axis=1)
@@ -137,7 +137,7 @@ def _miss_rate(true_positives: NDArray, false_positives: NDArray, rate: float) -
 
 
 def allowed(rate: float, count: NDArray | float) -> NDArray:
-    """Largest number of images that is at most a share of them.
+    """Largest whole number of images that does not exceed a share of them.
 
     Args:
         rate (float): Share in ``[0, 1]``.

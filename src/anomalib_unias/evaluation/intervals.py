@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 _PERCENTILES = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
-# Most weights at a time, 16 MB of them.
+# Largest number of weights at a time, 16 MB.
 _WEIGHTS = 2_000_000
 
 
@@ -19,8 +19,8 @@ def binomial_interval(events: int, trials: int) -> tuple[float, float]:
     """Exact interval of a rate (Clopper and Pearson, 1934).
 
     Args:
-        events (int): How often it happened.
-        trials (int): How often it could have happened.
+        events (int): Number of events.
+        trials (int): Number of trials.
 
     Returns:
         tuple[float, float]: Lower and upper end in ``[0, 1]``; NaN without trials.
@@ -42,7 +42,7 @@ def percentile_interval(values: NDArray) -> tuple[float, float]:
         values (NDArray): Values ``(B,)``; NaN where the metric is undefined.
 
     Returns:
-        tuple[float, float]: Lower and upper end; NaN if every value is.
+        tuple[float, float]: Lower and upper end; NaN if all values are NaN.
     """
     defined = values[~np.isnan(values)]
     if not len(defined):

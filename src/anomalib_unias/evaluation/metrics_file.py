@@ -1,4 +1,4 @@
-"""The files that a test leaves behind for programs: ``metrics.json``, and what its numbers are made of."""
+"""Files of a test for programs: ``metrics.json``, and the data that its numbers are computed from."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class ColumnSchema(NamedTuple):
     Args:
         kind (str): ``string``, ``integer`` or ``number``.
         nullable (bool): Whether ``null`` stands for a number that does not exist.
-        meaning (str): What it is.
+        meaning (str): What the column contains.
     """
 
     kind: str
@@ -101,14 +101,14 @@ _OTHERS: dict[str, Any] = {"schema_version": int, "image_threshold": (float, int
 def write_results(
     results: UnifiedResults, evaluation: Evaluation, threshold: float, settings: dict[str, Any], folder: Path
 ) -> None:
-    """Write what programs read: ``metrics.json``, ``images.csv``, ``regions.csv`` and ``suspects.csv``.
+    """Write the files for programs: ``metrics.json``, ``images.csv``, ``regions.csv`` and ``suspects.csv``.
 
     Args:
         results (UnifiedResults): Results of a test.
-        evaluation (Evaluation): What is said about them.
+        evaluation (Evaluation): Tables about these results.
         threshold (float): Threshold of the raw image scores, NaN if there is none.
         settings (dict[str, Any]): Settings of the run.
-        folder (Path): Folder that exists.
+        folder (Path): Existing folder.
     """
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -127,13 +127,13 @@ def write_results(
 
 
 def check_metrics(content: dict[str, Any]) -> None:
-    """Hold the content of a ``metrics.json`` against the schema of this version.
+    """Check the content of a ``metrics.json`` against the schema of this version.
 
     Args:
         content (dict[str, Any]): The file as ``json.load`` gives it.
 
     Raises:
-        ValueError: If the version is another one, or something is missing, unknown or of the wrong type.
+        ValueError: If the version differs, or something is missing, unknown or of the wrong type.
     """
     if content.get("schema_version") != SCHEMA_VERSION:
         msg = f"metrics.json has schema_version {content.get('schema_version')}, expected {SCHEMA_VERSION}."
@@ -165,7 +165,7 @@ def _fits(value: Any, schema: ColumnSchema) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """Replace NaN and infinity by ``None``, because JSON has neither."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

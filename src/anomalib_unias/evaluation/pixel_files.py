@@ -1,4 +1,4 @@
-"""The file with the pixels of each image at some thresholds, ``pixel_counts.npz``."""
+"""The file with the pixel counts of each image at some thresholds, ``pixel_counts.npz``."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def write_pixel_counts(counts: pd.DataFrame, folder: Path) -> None:
 
     Args:
         counts (pd.DataFrame): See :func:`~anomalib_unias.metrics.pixel_counts.count_pixels`.
-        folder (Path): Folder that exists.
+        folder (Path): Existing folder.
     """
     if counts.empty:
         (folder / FILE).unlink(missing_ok=True)
@@ -26,17 +26,17 @@ def write_pixel_counts(counts: pd.DataFrame, folder: Path) -> None:
 
 
 def read_pixel_counts(folder: Path, images: int) -> pd.DataFrame:
-    """Read it.
+    """Read ``pixel_counts.npz``.
 
     Args:
         folder (Path): Folder of a report.
-        images (int): Number of its images.
+        images (int): Number of images of the report.
 
     Returns:
-        pd.DataFrame: As it was written; without columns if there is no such file.
+        pd.DataFrame: The counts as they were written; no columns if there is no such file.
 
     Raises:
-        ValueError: If it is of another number of images.
+        ValueError: If the file has another number of images.
     """
     file = folder / FILE
     if not file.is_file():

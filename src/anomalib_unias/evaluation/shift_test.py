@@ -1,4 +1,4 @@
-"""A test that is repeated on changed images."""
+"""Repeat a test on changed images."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -26,11 +26,11 @@ NO_SHIFT = "none"
 class ShiftedImages(Callback):
     """Changes the images of a test, and their masks with them, before the pre-processor of the model sees them.
 
-    What is random about it depends on the seed, and the category and the last three parts of the path of an image.
+    Random choices depend on the seed, the category, and the last three parts of the path of an image.
 
     Args:
         shift (Shift): Change.
-        amount (float): How much.
+        amount (float): Amount, in the unit of the change.
         seed (int): Seed. Defaults to ``0``.
     """
 
@@ -63,9 +63,9 @@ class ShiftedImages(Callback):
 def measure_shift(
     model: AnomalibModule, data: AnomalibDataModule, shifts: Sequence[Shift] = SHIFTS, seed: int = 0
 ) -> pd.DataFrame:
-    """Test a trained model on its test set as it is, and changed in every way and strength.
+    """Test a trained model on its test set, unchanged and with every change at every strength.
 
-    The threshold stays what it was. Labels stay too: a strong change may hide a small defect, also from people.
+    Threshold and labels stay the same, although a strong change may hide a small defect, even from people.
 
     Args:
         model (AnomalibModule): Trained model with its threshold.
@@ -94,7 +94,7 @@ def measure_shift(
 
 def _tested(model: AnomalibModule, data: AnomalibDataModule, callbacks: list[Callback]) -> pd.DataFrame:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    # A callback that is given comes before those of the model, the pre-processor among them.
+    # Callbacks of the trainer come before those of the model, such as the pre-processor.
     trainer = Trainer(callbacks=callbacks, enable_progress_bar=False, devices=1, **quiet)  # type: ignore[arg-type]
     trainer.test(model, datamodule=data, verbose=False)
     assert isinstance(model.evaluator, UnifiedEvaluator)

@@ -1,4 +1,4 @@
-"""Changes that a line sees over time, at three strengths: light, blur, noise, JPEG, rotation, displacement."""
+"""Image changes that a line sees over time, at three strengths: light, blur, noise, JPEG, rotation, displacement."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Shift(NamedTuple):
 
     Args:
         name (str): Name of the change.
-        unit (str): What its amount is.
+        unit (str): Unit of the amount.
         amounts (tuple[float, float, float]): Amounts of the three strengths.
         apply (Callable[[Tensor, Tensor | None, float, torch.Generator], ImageAndMask]): Changes an image
             ``(3, H, W)`` in ``[0, 1]`` and its mask ``(H, W)``.
@@ -30,18 +30,18 @@ class Shift(NamedTuple):
 
 
 def apply_shift(shift: Shift, amount: float, image: Tensor, mask: Tensor | None, name: str, seed: int) -> ImageAndMask:
-    """Change an image; what is random about it depends on its name and the seed alone.
+    """Change an image; random choices depend only on its name and the seed.
 
     Args:
         shift (Shift): Change.
-        amount (float): How much.
+        amount (float): Amount, in the unit of the change.
         image (Tensor): Image ``(3, H, W)`` in ``[0, 1]``.
         mask (Tensor | None): Ground truth ``(H, W)``, moved along with the image.
         name (str): Name of the image.
         seed (int): Seed.
 
     Returns:
-        ImageAndMask: Both, of the same shapes, range and type.
+        ImageAndMask: Changed image and mask, of the same shapes, range and type.
     """
     generator = torch.Generator().manual_seed(crc32(name.encode(), seed))
     changed, changed_mask = shift.apply(image, mask, amount, generator)
@@ -78,7 +78,7 @@ def _displacement(image: Tensor, mask: Tensor | None, amount: float, generator: 
 
 
 def _move(image: Tensor, mask: Tensor | None, angle: float, translate: tuple[int, int]) -> ImageAndMask:
-    """Rotate and displace; what comes in from beyond the border is the image mirrored there."""
+    """Rotate and displace; the area beyond the border is filled with the mirrored image."""
     height, width = image.shape[-2:]
     border = min(height, width) // 4
 

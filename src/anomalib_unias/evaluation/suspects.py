@@ -1,4 +1,4 @@
-"""Labels under suspicion: images to look at again before a number is believed."""
+"""Suspicious labels: images to check again before trusting the numbers."""
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ def suspicious_labels(images: pd.DataFrame) -> pd.DataFrame:
         images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`.
 
     Returns:
-        pd.DataFrame: Columns :data:`SUSPECT_COLUMNS`, the most suspicious first. Categories with images of one label
-        only have none.
+        pd.DataFrame: Columns :data:`SUSPECT_COLUMNS`, the most suspicious first. Categories with only one label have
+        none.
     """
     parts = []
     for _, part in images.groupby("category"):

@@ -1,9 +1,9 @@
 """Area under the per-image overlap curve (AUPIMO), from counts instead of all maps at once.
 
-AUPIMO of an image is its true positive rate, as mean over the logarithm of the false positive rate that the images
-*without* defect share, from 1e-5 to 1e-4 (Bertoldo et al., "AUPIMO: Redefining Visual Anomaly Detection Benchmarks
-with High Speed and Low Tolerance", BMVC 2024). Thresholds and bounds are those of ``anomalib.metrics.AUPIMO``, which
-needs all maps in memory; on exact counts the two agree.
+The AUPIMO of an image is its true positive rate, averaged over the logarithm of the shared false positive rate (the
+mean rate of the images *without* defect) from 1e-5 to 1e-4 (Bertoldo et al., "AUPIMO: Redefining Visual Anomaly
+Detection Benchmarks with High Speed and Low Tolerance", BMVC 2024). Thresholds and bounds are those of
+``anomalib.metrics.AUPIMO``, which needs all maps in memory; on exact counts the two agree.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
 FPR_BOUNDS = (1e-5, 1e-4)
-# Defaults of anomalib 2.7.0: thresholds between the lowest and the highest score of the images without defect, and how
-# many of them must lie between the bounds.
+# Defaults of anomalib 2.7.0: the number of thresholds between the lowest and the highest score of the images without
+# defect, and how many of them must lie between the bounds.
 _THRESHOLDS = 300_000
 _FEWEST_POINTS = 31
 
@@ -25,7 +25,7 @@ class SharedFprRange(NamedTuple):
     """Thresholds at which the images without defect have a mean false positive rate within the bounds of AUPIMO.
 
     Args:
-        thresholds (NDArray): Increasing thresholds ``(K,)``; a pixel at a threshold is above it.
+        thresholds (NDArray): Increasing thresholds ``(K,)``; a score equal to a threshold counts as above it.
         log_rates (NDArray): Natural logarithm of the false positive rate at each of them, decreasing ``(K,)``.
     """
 
@@ -47,7 +47,7 @@ class SharedFprRange(NamedTuple):
         low, high = float(scores[0]), float(scores[-1])
         if not np.isfinite([low, high]).all() or low == high or rates[-1] > FPR_BOUNDS[0]:
             return None
-        # Of a narrow range of scores float32 holds fewer thresholds than that.
+        # In a narrow range of scores there are fewer float32 numbers than that.
         thresholds = torch.linspace(low, high, _THRESHOLDS, dtype=torch.float32).unique_consecutive()
         index = np.searchsorted(scores, thresholds.numpy()).clip(max=len(scores) - 1)
         shared = torch.from_numpy(np.minimum(rates, 1)[index])
@@ -64,7 +64,7 @@ class SharedFprRange(NamedTuple):
             true_positive_rate (NDArray): True positive rate at each threshold ``(K,)``.
 
         Returns:
-            float: Its mean over the logarithm of the shared false positive rate, in ``[0, 1]``.
+            float: Mean over the logarithm of the shared false positive rate, in ``[0, 1]``.
         """
         area = trapezoid(true_positive_rate[::-1], self.log_rates[::-1])
         return float(np.clip(area / aupimo_normalizing_factor(FPR_BOUNDS), 0, 1))

@@ -1,4 +1,4 @@
-"""What an evaluator keeps of a run: a table of pixels per category and a record per image."""
+"""The data that an evaluator keeps during a run: a table of pixels per category and a record per image."""
 
 import pickle
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class Collection:
     """Collects images in memory that hardly grows with their number.
 
     Pixels take at most about 15 MB per category, see :class:`~anomalib_unias.metrics.PixelMetrics`. An image takes two
-    strings and four numbers, and about 2 kB if its pixels are kept apart; at the end of a test some 3 kB more for
+    strings and four numbers, about 2 kB if its pixels are kept separately, and about 3 kB more at the end of a test for
     :func:`~anomalib_unias.metrics.pixel_counts.count_pixels`.
 
     Args:
-        new_pixel_metrics (Callable[[], PixelMetrics]): Makes the pixel metrics of a category.
+        new_pixel_metrics (Callable[[], PixelMetrics]): Creates the pixel metrics of a category.
         keep_pixels (Literal["none", "sketch", "all"]): What to keep of the pixels and regions of each single image, see
             :class:`~anomalib_unias.metrics.image_pixels.ImagePixels`. Defaults to ``"none"``.
     """
@@ -38,7 +38,7 @@ class Collection:
         self._new_pixel_metrics = new_pixel_metrics
         self._keep_pixels = keep_pixels
         self._records: list[tuple] = []
-        # In one growing block: thousands of small arrays between the large ones of each image would scatter the heap.
+        # One growing block: thousands of small arrays between the large ones of each image would fragment the heap.
         self._image_pixels = BytesIO()
         self._pixels: dict[str, PixelMetrics] = {}
         self._mask_counts = np.zeros(3)  # true positives, false positives, false negatives
@@ -73,7 +73,7 @@ class Collection:
         pickle.dump(pixels, self._image_pixels)
 
     def images(self) -> pd.DataFrame:
-        """Records of the images of all processes, by category and path; ``pixels`` is what is kept of theirs."""
+        """Records of the images of all processes, by category and path; ``pixels`` has what is kept of the pixels."""
         records: list[tuple] = []
         pixels: list[ImagePixels | None] = []
         for part, packed in of_all_processes((self._records, self._image_pixels.getvalue())):
@@ -89,7 +89,7 @@ class Collection:
             device (torch.device): Device from which processes exchange tensors.
         """
         tables = {}
-        # Every process takes part in the exchange of every category, also of those it has seen nothing of.
+        # Every process takes part in the exchange of every category, even if it has seen no image of it.
         for category in sorted({name for part in of_all_processes(list(self._pixels)) for name in part}):
             metric = self._pixels.get(category) or self._new_pixel_metrics()
             if dist.is_initialized():
@@ -111,13 +111,13 @@ def _unpacked(packed: bytes, count: int) -> list[ImagePixels | None]:
 
 
 def of_all_processes(value: Any) -> list[Any]:
-    """Gather what every process has.
+    """Gather a value from every process.
 
     Args:
-        value (Any): What this process has; picklable.
+        value (Any): Value of this process; picklable.
 
     Returns:
-        list[Any]: One for each process.
+        list[Any]: One value per process.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return [value]

@@ -1,4 +1,4 @@
-"""Evaluator that tells categories apart."""
+"""Evaluator that reports each category separately."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ from anomalib_unias.metrics.unified_results import (
     unified_metrics,
 )
 
-# Columns of a console that is no terminal (a log file), wide enough for the table.
+# Width, in characters, of a console that is not a terminal (a log file); wide enough for the table.
 _TABLE_WIDTH = 150
 
 
@@ -35,36 +35,36 @@ class UnifiedEvaluator(Evaluator):
     """Evaluates every category by itself, their mean, and the joint set with one threshold. For any anomalib model.
 
     The metrics are those of :func:`~anomalib_unias.metrics.image_metrics` (image level and deployed threshold) and
-    :func:`~anomalib_unias.metrics.pixel_metrics`, where the rule of each is stated. They are
+    :func:`~anomalib_unias.metrics.pixel_metrics`, which define each one. They are
 
-    - computed on the scores as the model gave them. anomalib 2.7.0 post-processes before it evaluates and clamps
-      scores to ``[0, 1]``, which ties the strongest ones. Labels are those of the post-processor.
+    - computed on the raw scores of the model. anomalib 2.7.0 post-processes before it evaluates and clamps scores to
+      ``[0, 1]``, which makes the highest ones equal. Labels are those of the post-processor.
     - computed in one pass and bounded memory, independent of batches, order and processes. Images that the sampler
-      repeats to give each process equally many count once.
+      repeats, so that all processes have equally many, count once.
     - named ``mean_<metric>`` (of categories), ``mixed_<metric>`` (joint set), ``gap_<metric>`` (mean minus mixed) and,
       if there is more than one category, ``<category>/<metric>``. ``image_AUROC``, ``image_F1Score``, ``pixel_AUROC``
-      and ``pixel_F1Score`` of the joint set are there under anomalib's names too (F1 at the deployed threshold).
+      and ``pixel_F1Score`` of the joint set are logged under anomalib's names too (F1 at the deployed threshold).
 
     The category of an image is ``batch.category`` (a list of names), else the category or the name of the data set.
     An image counts at pixel level if the batch has masks and ``batch.mask_valid``, if there is one, is true for it.
     Masks are ``> 0``. A NaN score is an error that names the image.
 
-    After a test there are :attr:`results`, :attr:`images`, :attr:`regions` and :attr:`curves` as data frames, and one
-    table on the console. An evaluator is not part of a checkpoint: pass it to ``load_from_checkpoint`` if it is not the
+    After a test, :attr:`results`, :attr:`images`, :attr:`regions` and :attr:`curves` are data frames, and the console
+    shows a table. An evaluator is not part of a checkpoint: pass it to ``load_from_checkpoint`` if it is not the
     model's default.
 
     Args:
         validation (Sequence[str]): Metrics to log in validation, as ``val_mean_<metric>`` and
-            ``val_mixed_<metric>``, for checkpoints and early stopping. Metrics of the deployed threshold do not exist
-            there. Defaults to ``("image_auroc", "pixel_ap")``.
+            ``val_mixed_<metric>``, for checkpoints and early stopping. Metrics at the deployed threshold are not
+            available there. Defaults to ``("image_auroc", "pixel_ap")``.
         log (Literal["all", "summary", "stock"]): What a test logs and returns: everything, all but the single
-            categories (the same keys whatever the categories), or anomalib's four only. Defaults to ``"all"``.
+            categories (so the keys do not depend on the categories), or only anomalib's four. Defaults to ``"all"``.
         print_table (bool): Print the table at the end of a test. Defaults to ``True``.
         exact (bool): Keep every distinct score of a pixel, in memory that grows. Defaults to ``False``.
-        max_rows (int): Number of ranges between which pixel scores are told apart, per category, at least 560.
+        max_rows (int): Largest number of ranges of pixel scores that are distinguished, per category, at least 560.
             Defaults to ``131072``.
         fpr_limit (float): False positive rate up to which ``aupro`` is integrated. Defaults to ``0.3``.
-        test_pixels (bool): Whether a test looks at maps and masks, which is most of its work. Defaults to ``True``.
+        test_pixels (bool): Whether a test evaluates maps and masks, which is most of its work. Defaults to ``True``.
 
     Raises:
         ValueError: If ``validation`` or ``log`` names something that does not exist.
@@ -121,7 +121,7 @@ class UnifiedEvaluator(Evaluator):
 
     @property
     def pixel_counts(self) -> pd.DataFrame:
-        """Pixels of the images of the last test at some thresholds, for intervals of pixel metrics."""
+        """Pixel counts of the images of the last test at some thresholds, for intervals of pixel metrics."""
         return self._results.pixel_counts
 
     @property
@@ -130,10 +130,10 @@ class UnifiedEvaluator(Evaluator):
         return self._results.curves
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the scores of a test before any other callback does, the post-processor in particular.
+        """Read the scores of a test before any other callback, in particular the post-processor.
 
         Raises:
-            ValueError: If the data is called like a row of the summary, which no metric could be reported for.
+            ValueError: If the data set is called ``mean``, ``mixed`` or ``gap``, like a row of the summary.
         """
         super().setup(trainer, pl_module, stage)
         refuse_summary_rows([data_name(trainer, None)])
@@ -141,7 +141,7 @@ class UnifiedEvaluator(Evaluator):
             trainer.callbacks = [self._raw_scores, *self._other_callbacks(trainer)]  # type: ignore[attr-defined]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the table, below the one of Lightning."""
+        """Print the table, below that of Lightning."""
         del pl_module
         if stage == "test":
             trainer.callbacks = self._other_callbacks(trainer)  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ class UnifiedEvaluator(Evaluator):
                 _print(self._results)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start anew."""
+        """Start without images."""
         del trainer, pl_module
         self._validated = Collection(self._new_pixel_metrics)
 
@@ -182,7 +182,7 @@ class UnifiedEvaluator(Evaluator):
             self._log(trainer, {f"val_{scope}_{metric}": values[scope, metric] for scope, metric in names})
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start anew."""
+        """Start without images."""
         del trainer, pl_module
         self._tested = Collection(self._new_pixel_metrics, "all" if self.max_rows is None else "sketch")
         self._results = UnifiedResults.empty()
@@ -196,7 +196,7 @@ class UnifiedEvaluator(Evaluator):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect a batch: scores as the model gave them, labels as the post-processor did."""
+        """Collect a batch: raw scores of the model, labels of the post-processor."""
         del outputs
         loader = one_of(trainer.test_dataloaders, dataloader_idx)
         post_processor = getattr(pl_module, "post_processor", None)
@@ -230,7 +230,7 @@ class UnifiedEvaluator(Evaluator):
         return [callback for callback in trainer.callbacks if callback is not self._raw_scores]  # type: ignore[attr-defined]
 
     def _log(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        # All processes have the same values; averaging them is a formality that Lightning asks for.
+        # All processes have the same values; Lightning asks for an average anyway.
         self.log_dict(dict(values), sync_dist=True)  # type: ignore[operator]
         if trainer.barebones:
             # Lightning does not log in barebones mode; the engine then returns what it finds here.
@@ -239,9 +239,10 @@ class UnifiedEvaluator(Evaluator):
 
 
 class RawScores(Callback):
-    """Holds the scores of a batch as they are when it comes out of the model.
+    """Keeps the scores of a batch as the model gave them.
 
-    anomalib 2.7.0 hands batches to the post-processor before the evaluator, and it replaces the scores in them.
+    anomalib 2.7.0 passes batches to the post-processor before the evaluator, and the post-processor replaces the
+    scores in them.
     """
 
     def __init__(self) -> None:
@@ -256,15 +257,15 @@ class RawScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the scores."""
+        """Store the scores."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         self._scores = Scores.of(batch)
 
     def pop(self) -> Scores:
-        """Give the scores away.
+        """Return the scores and forget them.
 
         Returns:
-            Scores: Those of the present batch.
+            Scores: Scores of the current batch.
         """
         assert self._scores is not None
         scores, self._scores = self._scores, None
@@ -286,14 +287,14 @@ def _collect(
 
 
 def data_name(trainer: Trainer, loader: Any) -> str:
-    """Find out what a data set without categories is called.
+    """Find the name of a data set without categories.
 
     Args:
-        trainer (Trainer): May have a data module with a category or a name.
-        loader (Any): May have a data set with one.
+        trainer (Trainer): Trainer; its datamodule may have a category or a name.
+        loader (Any): Data loader; its data set may have a category or a name.
 
     Returns:
-        str: The name, ``"all"`` if there is none.
+        str: The category or name, ``"all"`` if there is none.
     """
     sources = (getattr(trainer, "datamodule", None), getattr(loader, "dataset", None))
     names = (getattr(source, name, None) for name in ("category", "name") for source in sources)
@@ -305,7 +306,7 @@ def one_of(loaders: Any, index: int) -> Any:
 
     Args:
         loaders (Any): One loader or several.
-        index (int): Which of several.
+        index (int): Index of the loader, if there are several.
 
     Returns:
         Any: The loader.
@@ -314,7 +315,7 @@ def one_of(loaders: Any, index: int) -> Any:
 
 
 def _label_f1(images: pd.DataFrame) -> float:
-    """F1 score of the predicted labels; NaN if none are predicted or there is nothing to find or to predict."""
+    """F1 score of the predicted labels; NaN without predictions, or if no image is or is predicted defective."""
     found = (images["predicted"] * images["label"]).sum(skipna=False)
     counted = images["predicted"].sum(skipna=False) + images["label"].sum()
     return float(2 * found / counted) if counted else float("nan")

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc
 
-# Two values of a criterion that differ by less than this are the same number but for rounding.
+# Two values of a criterion that differ by less than this differ only by rounding.
 _TIE = 1e-12
 
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """How many positives and negatives score at least a threshold, for every threshold that makes a difference.
+    """Numbers of positives and negatives at or above each threshold, for every distinct score.
 
     Args:
         thresholds (NDArray): Distinct scores in decreasing order, ``(T,)``.
@@ -103,15 +103,15 @@ def f1_max(curve: ScoreCurve) -> float:
 
 
 def best_f1_index(curve: ScoreCurve) -> int:
-    """Index of the threshold with the largest F1 score; of several the lowest threshold. The curve has positives."""
+    """Index of the threshold with the largest F1 score, the lowest one of several. The curve must have positives."""
     return _last_maximum(curve.f1)
 
 
 def precision_plus_recall_index(curve: ScoreCurve) -> int:
     """Index of the threshold with the largest sum of precision and recall, the rule of the UniAS paper.
 
-    Of several the lowest threshold. The curve has positives. On a weak detector the rule can pick a threshold at which
-    everything is a defect.
+    The lowest one of several. The curve must have positives. With a weak detector the rule can choose a threshold at
+    which everything is predicted defective.
     """
     return _last_maximum(curve.precision + curve.recall)
 
@@ -127,7 +127,7 @@ def aupro(curve: ScoreCurve, region_overlap: NDArray, fpr_limit: float = 0.3) ->
 
     Args:
         curve (ScoreCurve): Curve of the pixels; its false positives are the pixels outside all regions.
-        region_overlap (NDArray): Share of a region that is predicted defective, as mean over the regions, at each
+        region_overlap (NDArray): Share of a region that is predicted defective, averaged over the regions, at each
             threshold of the curve, ``(T,)``.
         fpr_limit (float): Upper end of the false positive rate in ``(0, 1]``. Defaults to ``0.3``.
 
@@ -148,9 +148,9 @@ def aupro(curve: ScoreCurve, region_overlap: NDArray, fpr_limit: float = 0.3) ->
 
 
 def thin_curve(x: NDArray, y: NDArray, points: int = 1000) -> NDArray[np.intp]:
-    """Indices of at most ``points`` points that show a curve.
+    """Choose at most ``points`` points that represent a curve.
 
-    They are spaced evenly along the curve, both axes counted alike, and keep its two ends.
+    They are spaced evenly along the curve, with equal weight for both axes, and include its two ends.
 
     Args:
         x (NDArray): First coordinates ``(T,)``.

@@ -1,4 +1,4 @@
-"""What is kept of the pixels and regions of each image, to tell images apart after a test."""
+"""Summaries of the pixels and regions of each image, kept for results per image after a test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ REGION_COLUMNS = ("category", "image_path", "area", "share", "peak", "found")
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """Pixels and regions of one image, about 2 kB.
+    """Summary of the pixels and regions of one image, about 2 kB.
 
     Args:
         normal (RankSketch): Scores of the pixels outside defects.
         defective (RankSketch): Scores of the pixels in defects.
         peak (float): Highest score of the anomaly map.
-        marked (float): Share of the pixels that the post-processor calls defective, NaN if it does not say.
+        marked (float): Share of the pixels that the post-processor calls defective, NaN if it predicts no mask.
         areas (NDArray): Number of pixels of each defective region (8-connected) ``(R,)``.
         peaks (NDArray): Highest score in each region ``(R,)``.
-        found (NDArray): 1 if the post-processor calls a pixel of the region defective, 0 if none, NaN if it does not
-            say ``(R,)``.
+        found (NDArray): 1 if the post-processor calls a pixel of the region defective, 0 if none, NaN if it predicts
+            no mask ``(R,)``.
     """
 
     normal: RankSketch
@@ -43,14 +43,14 @@ class ImagePixels:
 
     @classmethod
     def of(cls, image: ScoredImage, exact: bool = False) -> "ImagePixels":
-        """Look at an image.
+        """Summarise an image.
 
         Args:
             image (ScoredImage): Image with map and mask of the same size ``(H, W)``.
             exact (bool): Keep the scores of all pixels. Defaults to ``False``.
 
         Returns:
-            ImagePixels: What is kept of it.
+            ImagePixels: The summary.
         """
         assert image.anomaly_map is not None
         assert image.mask is not None
@@ -92,7 +92,7 @@ class ImagePixels:
 
 
 def pixel_columns(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: str) -> pd.DataFrame:
-    """Numbers of the pixels of each image.
+    """Pixel-level numbers of each image.
 
     Args:
         images (pd.DataFrame): Columns ``category`` and ``pixels`` (:class:`ImagePixels` or ``None``).

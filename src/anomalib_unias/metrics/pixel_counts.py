@@ -1,4 +1,4 @@
-"""Pixels of each image at some thresholds, from which pixel metrics of any selection of the images follow."""
+"""Pixel counts of each image at some thresholds, which give the pixel metrics of any subset of the images."""
 
 from collections.abc import Mapping
 
@@ -15,10 +15,10 @@ CURVE_POINTS = 64
 
 
 def count_pixels(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: str) -> pd.DataFrame:
-    """Count the pixels of each image at or above thresholds that follow the curves of its category, and of all images.
+    """Count the pixels of each image at or above thresholds along the curves of its category, and of all images.
 
-    Average precision and AUROC of a selection of the images are known from them to about a thousandth, and exactly if
-    all pixels were kept and take few values.
+    The counts give average precision and AUROC of any subset of the images to about 0.001, and exactly if all pixels
+    were kept and have few distinct scores.
 
     Args:
         images (pd.DataFrame): Columns ``category`` and ``pixels`` (:class:`ImagePixels` or ``None``).
@@ -27,8 +27,8 @@ def count_pixels(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: 
 
     Returns:
         pd.DataFrame: Columns :data:`COUNT_COLUMNS` (thresholds of the category, of all images), for each image an array
-        ``(3, K)``, float32: pixels outside of defects, pixels in defects, and 1 where those between a threshold and the
-        next higher one have equal scores. Without columns if there is no pixel.
+        ``(3, K)``, float32: number of pixels outside defects, number of pixels in defects, and 1 where all pixels
+        between a threshold and the next higher one have equal scores. No columns if there are no pixels.
     """
     if not tables:
         return pd.DataFrame(index=images.index)
@@ -44,7 +44,7 @@ def count_pixels(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: 
                 values, tied = thresholds[name]
                 block[number, 2, : len(tied)] = tied
                 if isinstance(pixels, ImagePixels):
-                    # Beyond the last threshold nothing is added.
+                    # Repeats of the last threshold add nothing.
                     at = np.pad(values, (0, width - len(values)), mode="edge")
                     block[number, :2] = pixels.normal.count_from(at), pixels.defective.count_from(at)
         counts[column] = pd.Series(list(block), index=images.index, dtype=object)
@@ -52,14 +52,15 @@ def count_pixels(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: 
 
 
 def curve_thresholds(curve: ScoreCurve) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Thresholds that show the ROC and the precision-recall curve, and all scores that many pixels have.
+    """Choose thresholds that represent the ROC and precision-recall curves, and all scores that many pixels share.
 
     Args:
         curve (ScoreCurve): Curve of pixels.
 
     Returns:
-        tuple[NDArray, NDArray[np.bool_]]: Decreasing thresholds ``(K,)``, at most some hundred, and whether no other
-        score lies between one and the next higher one ``(K,)``. A single threshold without positives or negatives.
+        tuple[NDArray, NDArray[np.bool_]]: Decreasing thresholds ``(K,)``, at most a few hundred, and for each whether
+        no other score lies between it and the next higher one ``(K,)``. A single threshold if there are no positives or
+        no negatives.
 
     Example:
         >>> values, tied = curve_thresholds(ScoreCurve.from_scores(np.array([1, 2, 2, 3]), np.array([0, 0, 1, 1])))

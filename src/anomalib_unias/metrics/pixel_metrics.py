@@ -43,7 +43,7 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupimo", "d
 
 @dataclass(frozen=True)
 class PixelTable:
-    """What is kept of the anomaly maps and masks of a set of images.
+    """Summary of the anomaly maps and masks of a set of images.
 
     Args:
         rows (ScoreTable): Table ``(n, 7)`` with increasing keys, see :mod:`anomalib_unias.metrics.score_table`.
@@ -61,7 +61,7 @@ class PixelTable:
 
     @classmethod
     def joint(cls, tables: Sequence["PixelTable"], max_rows: int | None) -> "PixelTable":
-        """Table of several sets of images together, as if they had been one set from the start."""
+        """Table of several sets of images together, the same as if they had been one set from the start."""
         rows, dropped = np.empty((0, PIXEL_WIDTH)), full_precision()
         for table in tables:
             rows, dropped = merge_tables([rows, table.rows], np.maximum(dropped, table.dropped), max_rows)
@@ -80,17 +80,17 @@ class PixelTable:
 
     @property
     def region_overlap(self) -> NDArray:
-        """Share of a region that is found, as mean over the regions, at each threshold of the curve ``(T,)``."""
+        """Share of a region that is found, averaged over the regions, at each threshold of the curve ``(T,)``."""
         return np.minimum(self._summed(REGION) / (self.regions or np.nan), 1)
 
     @property
     def dice(self) -> NDArray:
-        """Dice coefficient of an image, as mean over the images, at each threshold of the curve ``(T,)``."""
+        """Dice coefficient of an image, averaged over the images, at each threshold of the curve ``(T,)``."""
         return (self.images_without_defect + self._summed(DICE)) / (self.images or np.nan)
 
     @cached_property
     def shared_fpr(self) -> SharedFprRange | None:
-        """Thresholds over which AUPIMO is the mean true positive rate; ``None`` if it is undefined."""
+        """Thresholds over which AUPIMO averages the true positive rate; ``None`` if it is undefined."""
         normal = self.rows[self.rows[:, IMAGE_FPR] > 0]
         if not len(normal):
             return None
@@ -125,8 +125,8 @@ class PixelTable:
 def pixel_metrics(table: PixelTable, fpr_limit: float = 0.3) -> dict[str, float]:
     """Pixel metrics of a set of images.
 
-    The thresholds of ``pixel_f1max``, ``dsc``, ``dsc_best_f1`` and ``iou`` are chosen on the very labels that are
-    evaluated, as the literature does: they say how well maps *can* be cut, not how well a deployed threshold cuts.
+    The thresholds of ``pixel_f1max``, ``dsc``, ``dsc_best_f1`` and ``iou`` are chosen on the labels that are evaluated,
+    as in the literature: they show how well one threshold *can* segment the maps, not how well a deployed one does.
 
     Args:
         table (PixelTable): Table of the set.
@@ -169,13 +169,13 @@ def pixel_metrics(table: PixelTable, fpr_limit: float = 0.3) -> dict[str, float]
 class PixelMetrics(TableMetric):
     """All metrics of :func:`pixel_metrics` in one pass over the anomaly maps.
 
-    Memory does not depend on the number of images: at most ``max_rows`` rows of 56 bytes, and as much again for what
-    has not been added up yet. The result depends neither on the order of the images nor on how they are split into
+    Memory does not depend on the number of images: at most ``max_rows`` rows of 56 bytes, and as much again for rows
+    that are not merged yet. The result depends neither on the order of the images nor on how they are split into
     batches or processes, and it is exact while there are at most ``max_rows`` different scores.
 
     Args:
         exact (bool): Keep every distinct float32 score, in memory that grows with the images. Defaults to ``False``.
-        max_rows (int): Largest number of ranges between which scores are told apart, at least 560.
+        max_rows (int): Largest number of ranges of scores that are distinguished, at least 560.
             Defaults to ``131072``.
         fpr_limit (float): False positive rate up to which ``aupro`` is integrated. Defaults to ``0.3``.
 
@@ -231,7 +231,7 @@ class PixelMetrics(TableMetric):
             self.regions += regions
 
     def table(self) -> PixelTable:
-        """What has been seen so far, by all processes if the metric is synchronised."""
+        """Table of all images so far, of all processes if the metric is synchronised."""
         rows, dropped = self.merged_rows()
         return PixelTable(rows, dropped, int(self.images), int(self.images_without_defect), int(self.regions))
 

@@ -2,16 +2,16 @@
 
 A row of the table is a range of scores (a cell), its columns are sums over the pixels whose score lies in the cell.
 The cells adapt to the scores. A cell is given by the leading bits of the float32 number. While the scores take at most
-``max_rows`` different values nothing is dropped and the table is exact. Beyond, trailing bits are dropped segment by
-segment, so that ``max_rows`` is shared out equally among the segments that need so much. A segment is an octave, the
-numbers between two powers of two; the one below 1, where probabilities and similarities pile up, is divided further
-into the octaves of the distance from 1.
+``max_rows`` different values, nothing is dropped and the table is exact. Beyond that, trailing bits are dropped segment
+by segment: every segment gets an equal share of ``max_rows``, and segments that need less leave the rest to the others.
+A segment is an octave, the numbers between two powers of two. The octave below 1, where probabilities and similarities
+concentrate, is divided further into the octaves of the distance from 1.
 
-What is left depends on the set of scores only: neither on their order, nor on how they were split into batches or
-processes, since shares only shrink as scores are added, and dropping bits and adding up commute.
+The result depends only on the set of scores, neither on their order nor on how they were split into batches or
+processes: shares only shrink as scores are added, and dropping bits commutes with adding up.
 
-The limit of it: when scores of very different spread overlap in one segment, the wide ones take most of its cells, and
-the narrow ones may fall into a few cells and count as tied.
+Limitation: if scores of very different spread overlap in one segment, the widely spread ones take most of its cells,
+and the narrow ones may fall into a few cells and count as tied.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ KEY, NORMAL, DEFECTIVE, REGION, DICE, IMAGE_FPR, IMAGE_TPR = range(7)
 COUNT_WIDTH = 3
 PIXEL_WIDTH = 7
 
-# A float32 number: one bit for the sign and eight for the exponent give its octave, 23 are left to be dropped.
+# A float32 number: one bit for the sign and eight for the exponent give its octave, the other 23 can be dropped.
 _OCTAVES = 512
 _MANTISSA_BITS = 23
 _MANTISSA_MASK = (1 << _MANTISSA_BITS) - 1
@@ -45,7 +45,7 @@ def full_precision() -> Precision:
 
 
 def score_keys(scores: NDArray) -> NDArray[np.int32]:
-    """Integers in the order of the scores.
+    """Integers with the same order as the scores.
 
     Args:
         scores (NDArray): Scores of any shape, converted to float32. ``-0.0`` and ``0.0`` get the same key.
@@ -195,7 +195,7 @@ def _fitting_precision(keys: NDArray[np.int32], dropped: Precision, max_rows: in
 def _share(cells: NDArray, dropped: Precision, max_rows: int) -> int:
     """Largest number of cells that every segment may have if those that need less leave the rest to the others.
 
-    What a segment needs is its number of different scores. Where bits have been dropped before, that is not known any
+    A segment needs as many cells as it has different scores. If bits were dropped before, that number is not known any
     more, but it was more than the share at that time, and shares only shrink.
     """
     needed = np.sort(np.where(dropped > 0, max_rows, cells)[cells > 0])
@@ -212,7 +212,7 @@ def _segments(keys: NDArray) -> NDArray:
         some = keys[near_one]
         negative = some < 0
         distance = (np.where(negative, some, ~some) & _MANTISSA_MASK).astype(np.float32)
-        # The octave of a whole number, as np.frexp gives it, read off its bits: several times as fast.
+        # The octave of a whole number, as np.frexp gives it, but read from its bits, which is several times faster.
         bits = np.maximum((distance.view(np.int32) >> _MANTISSA_BITS) - _BELOW_ONE, 0)
         segments[near_one] = _OCTAVES + _NEAR_ONE * negative + bits
     return segments

@@ -1,4 +1,4 @@
-"""From the batches of a trainer to images that can be evaluated one by one."""
+"""Split the batches of a trainer into images that can be evaluated one by one."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class Scores(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> "Scores":
-        """Scores in a batch; without an image score it is the maximum of the map, as in anomalib's post-processor.
+        """Scores of a batch; a missing image score is the maximum of the map, as in anomalib's post-processor.
 
         Raises:
-            ValueError: If the batch has neither.
+            ValueError: If the batch has neither image scores nor maps.
         """
         if batch.pred_score is not None:
             return cls(batch.pred_score.reshape(-1), batch.anomaly_map)
@@ -33,16 +33,16 @@ class Scores(NamedTuple):
 
 
 class ScoredImage(NamedTuple):
-    """An image with everything that is evaluated.
+    """An image with all data that are evaluated.
 
     Args:
         category (str): Category of the image.
         image_path (str): Path of the image.
         label (int): 1 for defective, 0 for good.
-        score (float): Image score as the model gave it.
+        score (float): Raw image score of the model.
         normalized_score (float): Image score after the post-processor.
-        predicted (float): Label predicted by the post-processor, NaN without.
-        anomaly_map (Tensor | None): Anomaly map ``(H, W)`` as the model gave it.
+        predicted (float): Label predicted by the post-processor, NaN if there is none.
+        anomaly_map (Tensor | None): Raw anomaly map of the model ``(H, W)``.
         mask (Tensor | None): Ground truth ``(H, W)``, defective where ``> 0``; ``None`` if it is not known.
         predicted_mask (Tensor | None): Mask predicted by the post-processor ``(H, W)``.
     """
@@ -59,14 +59,14 @@ class ScoredImage(NamedTuple):
 
 
 def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processor: Any = None) -> Iterator[ScoredImage]:
-    """Images of a batch.
+    """Split a batch into images.
 
     Args:
         batch (ImageBatch): Batch with labels, post-processed or not. Its optional fields ``category`` (list of names)
             and ``mask_valid`` (whether the mask of an image is known, ``(B,)``) are used.
-        scores (Scores): Scores as the model gave them.
+        scores (Scores): Raw scores of the model.
         data_name (str): Category of the images of a batch without categories.
-        post_processor (Any): Post-processor that predicted labels and masks. Those of one without a threshold are left
+        post_processor (Any): Post-processor that predicted labels and masks. If it has no threshold, they are left
             out, see :func:`~anomalib_unias.compat.scores.has_threshold`. Defaults to ``None``.
 
     Yields:
@@ -100,10 +100,10 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processo
 
 
 def count_unrepeated(loader: Any, batch_idx: int, size: int) -> int:
-    """How many images at the start of a batch no process has seen before.
+    """Number of images at the start of a batch that no process has seen before.
 
-    Lightning shares a data set out among processes by a ``DistributedSampler``, which starts the data set again until
-    all processes have equally many images.
+    Lightning distributes a data set over processes by a ``DistributedSampler``, which repeats the first images so that
+    all processes have equally many.
 
     Args:
         loader (Any): Data loader of the batch.

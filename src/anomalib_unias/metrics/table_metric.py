@@ -1,4 +1,4 @@
-"""The state that metrics share which count scores in a table of bounded size."""
+"""Base class of metrics that count scores in a table of bounded size."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -49,13 +49,13 @@ class TableMetric(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything that was seen."""
+        """Forget all scores."""
         super().reset()
         # A process that sees no image must send rows of the same width and type as the others.
         self.rows = [self._state(np.empty((0, self.columns)))]
 
     def add_rows(self, rows: ScoreTable) -> None:
-        """Add rows to the state; the first entry of the list is what has been added up."""
+        """Add rows to the state; the first entry of the list has the rows that are merged already."""
         self.rows.append(self._state(rows))
         if sum(map(len, self.rows[1:])) > max(self._buffer_size, len(self.rows[0])):
             merged, dropped = self.merged_rows()
@@ -79,11 +79,12 @@ class TableMetric(Metric):
 
 
 def require_numbers(scores: NDArray, names: Sequence[str] | None = None) -> None:
-    """Refuse scores that are not numbers: they have no rank, so no metric could count them.
+    """Refuse NaN scores: they have no rank, so no metric can count them.
 
     Args:
         scores (NDArray): Scores, one or more per image, ``(B, ...)``.
-        names (Sequence[str] | None): What to call the images, ``B`` names. Defaults to their numbers in the batch.
+        names (Sequence[str] | None): Names of the ``B`` images in the message. Defaults to ``None``: their numbers in
+            the batch.
 
     Raises:
         ValueError: If any score is NaN; the message names the images.

@@ -1,9 +1,9 @@
 """Thresholds from validation scores, in bounded memory.
 
-Both metrics take what anomalib's ``F1AdaptiveThreshold`` takes and can stand in for it in a post-processor. They are
-meant for ``score > threshold``, as anomalib's post-processor predicts. No validation score lies on the threshold, and
-beyond the lowest and the highest one it keeps some distance: else the label of that image would depend on the rounding
-of the runtime.
+Both metrics have the inputs of anomalib's ``F1AdaptiveThreshold`` and can replace it in a post-processor. They are
+meant for the prediction ``score > threshold`` of anomalib's post-processor. No validation score lies on the threshold,
+and a threshold beyond the lowest or the highest score keeps a margin: otherwise the label of that image would depend on
+the rounding of the runtime.
 """
 
 import logging
@@ -44,7 +44,7 @@ class _ThresholdMetric(TableMetric):
 
 
 def _threshold_above(lower: int, rows: ScoreTable, dropped: Precision) -> Tensor:
-    """Threshold halfway between the ``lower`` lowest rows of a table and the next one; without one, beyond them all."""
+    """Threshold halfway between the ``lower`` lowest rows of a table and the next one, or beyond all rows."""
     low, high = key_scores(rows[:, KEY]).astype(np.float64), cell_ends(rows, dropped).astype(np.float64)
     margin = 2 * _MARGIN * ((high[-1] - low[0]) or abs(low[0]) or 1.0)
     below = high[lower - 1] if lower > 0 else low[0] - margin
@@ -91,23 +91,23 @@ class _F1Threshold(_ThresholdMetric):
         return _threshold_above(len(rows) - 1 - best_f1_index(curve), rows, dropped)
 
     def _warn_of_minority(self, normal: int, defective: int) -> None:
-        """Say so if calling everything defective would have a good F1 score."""
+        """Warn if calling every image defective would give a good F1 score."""
 
 
 class F1Threshold(AnomalibMetric, _F1Threshold):
     """Threshold with the largest F1 score.
 
-    It lies halfway between the lowest score that is to be found and the next lower one. (anomalib's
-    ``F1AdaptiveThreshold`` returns the lowest score that is to be found, which ``score > threshold`` then misses.)
-    Where no score is lower, it is a hundredth of the range of all scores below; without defective scores it is as far
-    above the highest one.
+    It lies halfway between the lowest score to be called defective and the next lower score. (anomalib's
+    ``F1AdaptiveThreshold`` returns the lowest score to be called defective, which ``score > threshold`` then misses.)
+    If no score is lower, it lies below that score by 1 % of the range of all scores; without defective scores, it lies
+    as far above the highest score.
 
     Args:
-        fields (Sequence[str] | None): Scores and labels among the fields of a batch.
+        fields (Sequence[str] | None): Fields of a batch that hold scores and labels.
         prefix (str): Prefix of the metric's name. Defaults to ``""``.
-        strict (bool): Raise an error if the batch lacks a field, else leave the batch out. Defaults to ``True``.
+        strict (bool): Raise an error if a batch lacks a field, otherwise skip the batch. Defaults to ``True``.
         exact (bool): Keep every distinct float32 score, in memory that grows with the images. Defaults to ``False``.
-        max_rows (int): Largest number of ranges between which scores are told apart, at least 560.
+        max_rows (int): Largest number of ranges of scores that are distinguished, at least 560.
             Defaults to ``131072``.
 
     Example:
@@ -121,7 +121,7 @@ class F1Threshold(AnomalibMetric, _F1Threshold):
     """
 
     def update(self, batch: Batch) -> None:  # type: ignore[override]
-        """Add a batch; images that ``batch.mask_valid`` names as unlabelled are left out of a pixel threshold."""
+        """Add a batch; a pixel threshold leaves out images that ``batch.mask_valid`` marks as unlabelled."""
         super().update(batch, getattr(batch, "mask_valid", None) if "gt_mask" in self.fields else None)
 
     def _warn_of_minority(self, normal: int, defective: int) -> None:
@@ -186,19 +186,19 @@ class FalseAlarmThreshold(AnomalibMetric, _FalseAlarmThreshold):  # type: ignore
 
     The probability holds for any distribution of scores, if new images are like these (split conformal prediction, Vovk
     et al. 2005): of n normal scores, ``floor(rate (n + 1)) - 1`` lie above the threshold. A rate below ``1 / (n + 1)``
-    cannot be promised; then the threshold lies above all scores, and a warning says what rate that is.
+    cannot be guaranteed; then the threshold lies above all scores, and a warning names the lowest rate that can.
 
-    Of all such thresholds it is halfway between the two lowest normal scores that it may lie between, or a hundredth of
-    their range above the highest one.
+    It is the lowest such threshold: halfway between two neighbouring normal scores, or above the highest one by 1 % of
+    their range.
 
     Args:
-        fields (Sequence[str] | None): Scores and *image* labels among the fields of a batch.
+        fields (Sequence[str] | None): Fields of a batch that hold scores and *image* labels.
         prefix (str): Prefix of the metric's name. Defaults to ``""``.
-        strict (bool): Raise an error if the batch lacks a field, else leave the batch out. Defaults to ``True``.
+        strict (bool): Raise an error if a batch lacks a field, otherwise skip the batch. Defaults to ``True``.
         false_alarm_rate (float): Share of the normal scores that may exceed the threshold. Defaults to ``0.01``.
-        warn (bool): Say so if there are too few scores to promise the rate. Defaults to ``True``.
+        warn (bool): Warn if there are too few scores to guarantee the rate. Defaults to ``True``.
         exact (bool): Keep every distinct float32 score, in memory that grows with the images. Defaults to ``False``.
-        max_rows (int): Largest number of ranges between which scores are told apart, at least 560.
+        max_rows (int): Largest number of ranges of scores that are distinguished, at least 560.
             Defaults to ``131072``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Metrics of many categories: each by itself, their mean, and the joint set with one threshold for all."""
+"""Metrics of many categories: of each one, their mean, and of the joint set with one threshold for all."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -52,25 +52,25 @@ _CONSOLE = {
 
 @dataclass(frozen=True)
 class UnifiedResults:
-    """What a run over many categories gave.
+    """Results of a test on many categories.
 
     Args:
         metrics (pd.DataFrame): Columns ``category, metric, value``. Besides the categories there are ``mean`` (of the
             categories: model-unified), ``mixed`` (the joint set with one threshold: absolute-unified) and ``gap``
             (mean minus mixed).
-        images (pd.DataFrame): One row per image: ``category, image_path, label`` (1: defective), ``score`` (as the
-            model gave it), ``normalized_score`` (as the post-processor gave it) and ``predicted`` (1: defective, NaN
-            if the post-processor does not predict labels). Of the pixels, NaN without a map or a known mask: ``peak``
-            (highest score of the map), ``marked`` (share that the post-processor calls defective), ``dice`` (at the
-            threshold of ``dsc`` of the category), ``mixed_dice`` (at that of all images), ``aupimo`` (within the
-            category) and ``mixed_aupimo``. The last four are within about a hundredth unless all pixels were kept.
+        images (pd.DataFrame): One row per image: ``category, image_path, label`` (1: defective), ``score`` (raw score
+            of the model), ``normalized_score`` (after the post-processor) and ``predicted`` (1: defective, NaN if the
+            post-processor does not predict labels). Pixel columns, NaN without a map or a known mask: ``peak`` (highest
+            score of the map), ``marked`` (share that the post-processor calls defective), ``dice`` (at the threshold of
+            ``dsc`` of the category), ``mixed_dice`` (at that of all images), ``aupimo`` (within the category) and
+            ``mixed_aupimo``. The last four are accurate to about 0.01 unless all pixels were kept.
         curves (pd.DataFrame): Columns ``category, level, curve, x, y, threshold`` with at most 1000 points per curve,
             for every category and ``mixed``. Level is ``image`` or ``pixel``; curve is ``roc`` (false positive rate,
             recall), ``precision_recall`` (recall, precision) or, for pixels, ``pro`` (false positive rate, mean
             overlap of the regions). Thresholds are raw scores, in decreasing order.
         regions (pd.DataFrame): One row per defective region, see
             :func:`~anomalib_unias.metrics.image_pixels.region_table`.
-        pixel_counts (pd.DataFrame): Pixels of each row of ``images`` at some thresholds, see
+        pixel_counts (pd.DataFrame): Pixel counts of each row of ``images`` at some thresholds, see
             :func:`~anomalib_unias.metrics.pixel_counts.count_pixels`.
     """
 
@@ -97,14 +97,14 @@ class UnifiedResults:
 
     @classmethod
     def empty(cls) -> "UnifiedResults":
-        """What there is before a test: frames without rows."""
+        """Results before a test: data frames without rows."""
         columns = (RESULT_COLUMNS, (*IMAGE_COLUMNS, *PIXEL_COLUMNS), CURVE_COLUMNS)
         return cls(*(pd.DataFrame(columns=list(names)) for names in columns))
 
     def warn_of_undefined(self) -> None:
         """Log which categories lack which metrics, and once if no labels are predicted."""
         undefined = self.metrics[self.metrics["value"].isna() & self.metrics["category"].isin(self.categories)]
-        # Of a few images it is undefined by nature.
+        # AUPIMO is always undefined for a few images: no warning.
         undefined = undefined[undefined["metric"] != "aupimo"]
         if len(self.images) and self.images["predicted"].isna().all():
             undefined = undefined[~undefined["metric"].isin(DEPLOYED_METRICS)]
@@ -142,7 +142,7 @@ class UnifiedResults:
 def image_metrics(scores: NDArray, labels: NDArray, predicted: NDArray) -> dict[str, float]:
     """Image metrics of a set of images.
 
-    The threshold of ``image_f1max`` is chosen on the very labels that are evaluated.
+    The threshold of ``image_f1max`` is chosen on the labels that are evaluated.
 
     Args:
         scores (NDArray): Scores ``(N,)``.
@@ -157,7 +157,7 @@ def image_metrics(scores: NDArray, labels: NDArray, predicted: NDArray) -> dict[
         - ``image_f1max``: largest F1 score of all thresholds.
         - ``false_alarms_per_1000``: good images that the model calls defective, per 1000 good images.
         - ``missed_defects``: number of defective images that the model calls good (a count, so it has no ``gap``).
-        - ``missed_defect_rate``: the same as share of the defective images.
+        - ``missed_defect_rate``: the same as a share of the defective images.
     """
     curve = ScoreCurve.from_scores(scores, labels)
     good, defective = predicted[labels == 0], predicted[labels == 1]
@@ -189,7 +189,7 @@ def unified_metrics(
         pd.DataFrame: Columns ``category, metric, value``.
 
     Raises:
-        ValueError: If a category is called like one of the rows ``mean``, ``mixed``, ``gap``.
+        ValueError: If a category has the name of a row of the summary: ``mean``, ``mixed`` or ``gap``.
     """
     return _unify(_sets(images, tables, max_rows), fpr_limit)
 
@@ -197,21 +197,21 @@ def unified_metrics(
 def summarize(
     images: pd.DataFrame, tables: Mapping[str, PixelTable], fpr_limit: float, max_rows: int | None
 ) -> UnifiedResults:
-    """Metrics, curves and regions.
+    """Compute metrics, curves and regions.
 
     Args:
         images (pd.DataFrame): One row per image, columns ``category, image_path, label, score, normalized_score`` and
             ``predicted``; with ``pixels`` (:class:`~anomalib_unias.metrics.image_pixels.ImagePixels` or ``None``) there
-            are also regions, and numbers of the pixels of each image.
-        tables (Mapping[str, PixelTable]): As of :func:`unified_metrics`.
-        fpr_limit (float): As of :func:`unified_metrics`.
-        max_rows (int | None): As of :func:`unified_metrics`.
+            are also regions, and pixel-level numbers of each image.
+        tables (Mapping[str, PixelTable]): See :func:`unified_metrics`.
+        fpr_limit (float): See :func:`unified_metrics`.
+        max_rows (int | None): See :func:`unified_metrics`.
 
     Returns:
         UnifiedResults: Results.
 
     Raises:
-        ValueError: If a category is called like one of the rows ``mean``, ``mixed``, ``gap``.
+        ValueError: If a category has the name of a row of the summary: ``mean``, ``mixed`` or ``gap``.
     """
     sets = _sets(images, tables, max_rows)
     curves = pd.concat([_curves(name, *parts) for name, parts in sets.items()], ignore_index=True)
@@ -234,7 +234,7 @@ def _sets(
 
 
 def refuse_summary_rows(categories: Iterable[str]) -> None:
-    """Refuse categories that are called like a row of the summary.
+    """Refuse categories that have the name of a row of the summary.
 
     Args:
         categories (Iterable[str]): Names of categories.

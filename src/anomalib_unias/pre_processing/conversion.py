@@ -8,7 +8,7 @@ from anomalib_unias.pre_processing.resize import ExportableResize
 
 
 def make_exportable(model: AnomalibModule) -> bool:
-    """Let a trained model give the same answer after export, by replacing the resizing of its pre-processor.
+    """Let a trained model give the same predictions after export, by replacing the ``Resize`` of its pre-processor.
 
     Args:
         model (AnomalibModule): Any model of anomalib, changed in place.

@@ -1,4 +1,4 @@
-"""Anti-aliased resizing that an exported model computes as training does."""
+"""Anti-aliased resizing that gives the same result in training and in exported models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from anomalib_unias.compat.checkpoints import keep_transform
 class ExportableResize(Resize):
     """Bilinear, anti-aliased resizing with the same result in training and in exported models.
 
-    anomalib 2.7.0 switches off the anti-aliasing of a ``Resize`` in what it exports, and OpenVINO ignores it: an image
-    larger than the network input gets another score than in training. This one is torchvision's in training; in an
-    exported graph it is two matrix products, which every runtime has, and whose coefficients are taken from the size
-    of the image inside the graph.
+    anomalib 2.7.0 switches off the anti-aliasing of a ``Resize`` in exported models, and OpenVINO ignores it: an image
+    larger than the network input gets another score than in training. This class uses torchvision's resizing in
+    training. In an exported graph it is two matrix products, which every runtime supports; their coefficients are
+    computed from the size of the image inside the graph.
 
-    Use it where torchvision's ``Resize`` would stand, in the ``PreProcessor`` of any anomalib model.
+    Use it in place of torchvision's ``Resize`` in the ``PreProcessor`` of any anomalib model.
 
     Args:
         size (Sequence[int]): Height and width of the result.
@@ -57,7 +57,7 @@ class ExportableResize(Resize):
 
 
 def resize_by_matrices(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with anti-aliasing, with operators that every runtime computes alike.
+    """Resize bilinearly with anti-aliasing, with operators that give the same result in every runtime.
 
     Args:
         image (Tensor): ``(..., H, W)``, any floating-point range.
@@ -68,8 +68,8 @@ def resize_by_matrices(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     rows = interpolation_matrix(image.shape[-2], size[0]).to(image)
     columns = interpolation_matrix(image.shape[-1], size[1]).to(image)
-    # The last product has one batch axis: beside an axis of channels, OpenVINO 2026.4 merges the normalisation that
-    # follows, which has a factor for each channel, into the product, and cannot compile it for a batch of any size.
+    # The last product has one batch axis. With an axis of channels besides, OpenVINO 2026.4 would merge the following
+    # normalisation, with its factor per channel, into the product, and fail to compile it for a batch of any size.
     lines = (rows @ image).reshape(-1, size[0], image.shape[-1])
     return (lines @ columns.T).reshape(*image.shape[:-2], *size)
 
@@ -77,8 +77,8 @@ def resize_by_matrices(image: Tensor, size: tuple[int, int]) -> Tensor:
 def interpolation_matrix(length: int, new_length: int) -> Tensor:
     """Coefficients of one-dimensional, bilinear, anti-aliased resizing.
 
-    Pixel ``j`` counts for the new pixel ``i`` by a triangle around the centre of ``i``, as wide as the larger of the
-    two pixel spacings to either side.
+    The weight of pixel ``j`` in the new pixel ``i`` is a triangle function around the centre of ``i``, which extends to
+    either side by the larger of the two pixel spacings.
 
     Args:
         length (int): Number of pixels, at most 2 ** 29 / ``new_length``.
@@ -91,7 +91,7 @@ def interpolation_matrix(length: int, new_length: int) -> Tensor:
     # floating-point numbers in bfloat16, as OpenVINO does on some CPUs unless told otherwise.
     centers = (2 * torch.arange(new_length, dtype=torch.int32) + 1) * length
     positions = (2 * torch.arange(length, dtype=torch.int32) + 1) * new_length
-    # Symbolic while a graph is exported, hence not max(): that would fix which of the two is larger.
+    # Sizes are symbolic while a graph is exported, and max() would fix which of the two is larger.
     reach = 2 * torch.sym_max(length, new_length)
     weights = torch.clamp((positions[None] - centers[:, None]).abs().neg() + reach, min=0).float()
     return weights / weights.sum(dim=1, keepdim=True)

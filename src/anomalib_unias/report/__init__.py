@@ -1,4 +1,4 @@
-"""A report of a test run that people look at: pages and pictures from the results of an evaluator."""
+"""The report of a test for people: pages and pictures from the results of an evaluator."""
 
 from anomalib_unias.report.callback import EvaluationReport
 

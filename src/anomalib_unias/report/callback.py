@@ -24,16 +24,17 @@ class EvaluationReport(Callback):
     """Writes a self-contained report after a test: ``report/index.html``, and its numbers as JSON and CSV files.
 
     The page opens from disk without network. It has tables per category, of their mean, of the joint set and of the
-    gap between the two, false alarms and misses with 95 % intervals, the share of the defects that is found by their
-    size and kind, ROC and precision-recall curves, the levels of the image scores of all categories one below the other
-    with the common threshold, galleries of misses, false alarms and hits, labels under suspicion, and the settings of
-    the run. A second page, ``threshold.html``, lets the reader move the threshold.
+    gap between the two, false alarms and misses with 95 % intervals, the share of defects found by size and kind, ROC
+    and precision-recall curves, the distributions of the image scores of all categories, one below the other, with the
+    common threshold, galleries of misses, false alarms and hits, suspicious labels, and the settings of the run. On a
+    second page, ``threshold.html``, the reader can move the threshold.
 
     Works with any anomalib model. The numbers are those of the model's
-    :class:`~anomalib_unias.metrics.UnifiedEvaluator`; a model with another evaluator is evaluated by one of the
-    report's own beside it, which logs nothing.
+    :class:`~anomalib_unias.metrics.UnifiedEvaluator`; for a model with another evaluator, the report adds one of its
+    own, which logs nothing.
 
-    Memory does not grow with the images (beyond what the evaluator keeps): galleries hold a few small pictures.
+    Memory does not grow with the number of images (beyond what the evaluator keeps): galleries have a few small
+    pictures.
 
     Args:
         folder (str | Path | None): Folder of the report. Defaults to ``None``: the folder ``report`` beside the folder
@@ -62,7 +63,7 @@ class EvaluationReport(Callback):
         self._written: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Come after all other callbacks of a test, and see its scores before any of them."""
+        """Run after all other callbacks of a test, but read its scores before any of them."""
         if stage != "test":
             return
         self._written = None
@@ -74,7 +75,7 @@ class EvaluationReport(Callback):
             evaluator.setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the callbacks as they were and say where the report is, below the tables of the test."""
+        """Restore the callbacks, and print the path of the report below the tables of the test."""
         del pl_module
         if stage == "test":
             trainer.callbacks = [*self._other_callbacks(trainer), self]  # type: ignore[attr-defined]
@@ -82,7 +83,7 @@ class EvaluationReport(Callback):
                 rank_zero_info(f"Report: {self._written}")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start anew."""
+        """Start with empty galleries."""
         del trainer
         self._galleries = Galleries(self.pictures, normalized_threshold(getattr(pl_module, "post_processor", None)))
 
@@ -95,7 +96,7 @@ class EvaluationReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the pictures of a batch that belong into a gallery."""
+        """Keep the pictures of a batch that belong in a gallery."""
         del outputs
         scores = self._raw_scores.pop()
         loader = one_of(trainer.test_dataloaders, dataloader_idx)
@@ -131,7 +132,7 @@ class EvaluationReport(Callback):
 
 
 class _SilentEvaluator(UnifiedEvaluator):
-    """Evaluates beside the evaluator of the model, which is the one that logs (and has the same names)."""
+    """Evaluates in addition to the evaluator of the model, but does not log: that one logs the same names."""
 
     def _log(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         del trainer, values

@@ -14,7 +14,7 @@ from anomalib_unias.report.shift_page import write_shift
 
 logger = logging.getLogger(__name__)
 
-# Columns of a console that is no terminal (a log file), wide enough for the table.
+# Width, in characters, of a console that is not a terminal (a log file); wide enough for the table.
 _TABLE_WIDTH = 150
 
 
@@ -47,11 +47,11 @@ def shift(
     output: Path = Path("shift"),
     seed: int = 0,
 ) -> None:
-    """Tell how a trained model bears changed light, blur, noise, JPEG, small rotations and displacements.
+    """Measure how a trained model copes with changed light, blur, noise, JPEG, small rotations and displacements.
 
     Args:
         model (AnomalibModule): Class of the model, and its arguments.
-        data (AnomalibDataModule): Its test images are changed.
+        data (AnomalibDataModule): Datamodule; its test images are changed.
         ckpt_path (Path | None): Checkpoint of the model. Defaults to ``None``.
         output (Path): Folder for ``index.html``, ``shift.svg`` and ``shift.csv``. Defaults to ``shift``.
         seed (int): Seed of the changes. Defaults to ``0``.

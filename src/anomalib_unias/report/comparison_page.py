@@ -1,4 +1,4 @@
-"""The page that compares runs, and the same as text."""
+"""The page that compares runs, and the same comparison as text."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -68,7 +68,7 @@ def write_comparison(comparison: pd.DataFrame, images: int, page: Path) -> None:
     Args:
         comparison (pd.DataFrame): See :func:`~anomalib_unias.evaluation.comparison.compare_runs`.
         images (int): Number of images that were compared.
-        page (Path): File ``*.html``; folders are made.
+        page (Path): File ``*.html``; its folders are created.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
     data = page.with_suffix(".csv")

@@ -18,7 +18,7 @@ _LINES = {
 
 
 def draw_recall_by_size(evaluation: Evaluation) -> Figure | None:
-    """Draw the share of the defects that is found against their share of the image, with 95 % intervals.
+    """Draw the share of defects found against their size (share of the image), with 95 % intervals.
 
     Args:
         evaluation (Evaluation): Evaluation of a test.

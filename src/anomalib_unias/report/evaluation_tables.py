@@ -165,7 +165,7 @@ def percent(cell: Mapping[str, float], value: str, low: str = "low", high: str =
     if np.isnan(cell[value]):
         return DASH
     text = f"{100 * cell[value]:.1f}"
-    # A line may break before the bracket only.
+    # A line may break only before the bracket.
     return text if np.isnan(cell[low]) else f"{text} ({100 * cell[low]:.1f}\u00a0to\u00a0{100 * cell[high]:.1f})"
 
 

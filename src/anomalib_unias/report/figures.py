@@ -34,7 +34,7 @@ _LINE_STYLES = ("-", "--", ":")
 
 
 class CurveKind(NamedTuple):
-    """A kind of curve: where its points are in the results, and how it is labelled."""
+    """A kind of curve: where the results have its points, and its labels."""
 
     level: str
     curve: str
@@ -81,7 +81,7 @@ def draw_curves(results: UnifiedResults, kind: CurveKind) -> Figure | None:
 
 
 def draw_levels(results: UnifiedResults, threshold: float) -> Figure:
-    """Draw the image scores of good and defective images, category below category on one axis.
+    """Draw the distributions of the image scores of good and defective images, one row per category on one axis.
 
     Args:
         results (UnifiedResults): Results.
@@ -117,14 +117,14 @@ def draw_levels(results: UnifiedResults, threshold: float) -> Figure:
 
 
 def draw_inspected(images: pd.DataFrame, threshold: float) -> Figure:
-    """Draw the scores of images whose true labels nobody knows, by the label that the model gives them.
+    """Draw the scores of images whose true labels are unknown, by predicted label.
 
     Args:
         images (pd.DataFrame): Columns ``score``, and ``label``: 0, 1, or NaN if the model gives none.
         threshold (float): Threshold of the scores, NaN if it is not known.
 
     Returns:
-        Figure: Histogram with a logarithmic axis of numbers.
+        Figure: Histogram with a logarithmic axis of counts.
     """
     scores, labels = images["score"].to_numpy(float), images["label"].to_numpy(float)
     ends = [*scores[np.isfinite(scores)], *([threshold] if np.isfinite(threshold) else [])] or [0.0]
@@ -144,7 +144,7 @@ def draw_inspected(images: pd.DataFrame, threshold: float) -> Figure:
         if np.isfinite(threshold):
             axes.axvline(threshold, color=INK, linewidth=1.4, label=f"threshold {number(threshold)}")
         axes.set_ylim(bottom=0.5)
-        # By default powers are written as formulas, which this style does not set.
+        # By default powers are written as formulas, which this style does not render.
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         if axes.get_legend_handles_labels()[0]:
@@ -159,7 +159,7 @@ def save_svg(figure: Figure, path: Path) -> None:
 
 
 def _shown(results: UnifiedResults) -> list[str]:
-    """A single category is all there is to show."""
+    """All categories and ``mixed``; a single category alone."""
     return [*results.categories, MIXED] if len(results.categories) > 1 else results.categories
 
 
@@ -189,7 +189,7 @@ def _draw_level(axes: Axes, images: pd.DataFrame, edges: np.ndarray, threshold: 
     scores, labels = images["score"].to_numpy(float), images["label"].to_numpy()
     for label, color in ((0, GOOD), (1, DEFECTIVE)):
         part = scores[labels == label]
-        # Shares, so that a few defects beside many good images can be seen.
+        # Shares instead of counts, so that a few defects are visible beside many good images.
         heights = np.histogram(part, edges)[0] / max(1, len(part))
         axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, linewidth=0)
         axes.stairs(heights, edges, color=color, linewidth=1)

@@ -11,7 +11,7 @@ from anomalib_unias.metrics.scored_image import ScoredImage
 
 MISSES, FALSE_ALARMS, HITS, NEAR = "misses", "false_alarms", "hits", "near"
 GALLERIES = (MISSES, FALSE_ALARMS, HITS, NEAR)
-# The reader of the page about thresholds wants to see more of those near it.
+# The page with the threshold slider shows more images near the threshold.
 _NEAR_SIZE = 4
 
 
@@ -38,8 +38,8 @@ class GalleryPicture(NamedTuple):
 class Galleries:
     """Four galleries: worst misses, worst false alarms, typical hits, and images near the threshold.
 
-    Worst are the misses with the lowest and the false alarms with the highest scores. Typical hits are drawn at random
-    from all hits, by a hash of the path: the same ones whatever the order, the batches and the processes.
+    The worst misses have the lowest scores, the worst false alarms the highest. Typical hits are drawn at random from
+    all hits, by a hash of the path: the choice does not depend on order, batches or processes.
 
     Args:
         size (int): Number of pictures per gallery and category; four times as many near the threshold.
@@ -52,11 +52,11 @@ class Galleries:
         self._kept: dict[tuple[str, str], list[GalleryPicture]] = {}
 
     def offer(self, image: ScoredImage, draw: Callable[[], bytes]) -> None:
-        """Keep an image if it belongs into one of the galleries.
+        """Keep an image if it belongs in one of the galleries.
 
         Args:
-            image (ScoredImage): Image; one without a predicted label belongs into none.
-            draw (Callable[[], bytes]): Draws its picture as JPEG; called for images that are kept only.
+            image (ScoredImage): Image; one without a predicted label belongs in none.
+            draw (Callable[[], bytes]): Draws its picture as JPEG; called only for images that are kept.
         """
         places = {}
         for gallery, rank in _ranks(image, self._threshold).items():
@@ -73,7 +73,7 @@ class Galleries:
                 kept[:] = nlargest(self._sizes[gallery], [*kept, picture])
 
     def of_all_processes(self) -> dict[str, list[GalleryPicture]]:
-        """Pictures of all processes by gallery, the highest rank first. Every process has to call it."""
+        """Pictures of all processes by gallery, the highest rank first. Every process must call this."""
         merged: dict[tuple[str, str], list[GalleryPicture]] = {}
         for kept in of_all_processes(self._kept):
             for place, pictures in kept.items():
@@ -88,7 +88,7 @@ class Galleries:
 
 
 def _ranks(image: ScoredImage, threshold: float) -> dict[str, float]:
-    """Galleries that an image belongs into, and its rank in each."""
+    """Galleries that an image belongs in, and its rank in each."""
     outcomes = {
         (1, 0.0): (MISSES, -image.score),
         (0, 1.0): (FALSE_ALARMS, image.score),

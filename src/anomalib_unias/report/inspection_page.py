@@ -1,4 +1,4 @@
-"""The page about an inspection, whose images have no true labels."""
+"""The page about an inspection, whose images have no known true labels."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,13 @@ def write_inspection(
     """Write ``index.html``, ``scores.svg`` and a folder of pictures; files of an earlier page are replaced.
 
     Args:
-        lines (Sequence[Mapping[str, Any]]): A line of the inspection for each image, at least one.
-        pictures (Mapping[str, bytes | None]): JPEG of the worst images, in their order; ``None`` where there
-            is none.
-        folder (Path): Folder, made if it does not exist.
-        model (str): What the page calls the model.
+        lines (Sequence[Mapping[str, Any]]): Result line of the inspection for each image, at least one.
+        pictures (Mapping[str, bytes | None]): JPEG of the worst images by name, in the order of the page; ``None``
+            without a picture.
+        folder (Path): Folder, created if it does not exist.
+        model (str): Name of the model on the page.
         source (str): What was inspected.
-        threshold (float): Of the image scores; NaN if it is not known.
+        threshold (float): Threshold of the image scores; NaN if it is not known.
 
     Returns:
         Path: The page.
@@ -85,7 +85,7 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:
-    """Numbers of images, by what the page calls them."""
+    """Numbers of images, by their headings on the page."""
     failed = table["error"].notna()
     return {
         "Images": len(table),
@@ -122,5 +122,5 @@ def _save_pictures(pictures: Mapping[str, bytes | None], table: pd.DataFrame, fo
 
 
 def _shown(name: str) -> str:
-    """A name as text that can be written: those of files are bytes."""
+    """A name as text that can be written, because file names may have bytes that are not UTF-8."""
     return name.encode(errors="backslashreplace").decode()

@@ -81,7 +81,7 @@ def write_report(report: Report, folder: Path) -> Path:
 
     Args:
         report (Report): What to show.
-        folder (Path): Folder of the report, made if it does not exist.
+        folder (Path): Folder of the report, created if it does not exist.
 
     Returns:
         Path: The page, ``index.html``.
@@ -140,7 +140,7 @@ def _headline(results: UnifiedResults, evaluation: Evaluation, metric: str, titl
 
 
 def _save(figure: Figure | None, file: str, folder: Path) -> str:
-    """Save a figure and give its file, an empty one if there is nothing to draw."""
+    """Save a figure and return its file name, empty if there is nothing to draw."""
     if figure is None:
         return ""
     save_svg(figure, folder / file)

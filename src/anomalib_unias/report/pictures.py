@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Normalize
 _HEIGHT = 224
 _GAP = 6
 _COLORS = mpl.colormaps["inferno"]
-# Values of a map at which colours begin to show and hide most of the image; 0.5 is the threshold.
+# Values of a map at which colours start to show and reach their full opacity, and that opacity; 0.5 is the threshold.
 _CLEAR, _OPAQUE, _OPACITY = 0.3, 0.8, 0.7
 _CONTOUR = (0, 229, 255)
 
@@ -23,8 +23,8 @@ def original_colors(image: Tensor, pre_processor: Any) -> Tensor:
 
     Args:
         image (Tensor): Image ``(3, H, W)`` after the pre-processor.
-        pre_processor (Any): Pre-processor of the model; without one, or without a ``Normalize`` in it, an image
-            beyond ``[0, 1]`` is stretched to that range.
+        pre_processor (Any): Pre-processor of the model. Without it, or without a ``Normalize`` in it, an image with
+            values outside ``[0, 1]`` is scaled to that range.
 
     Returns:
         Tensor: Image ``(3, H, W)`` in ``[0, 1]``.
@@ -39,7 +39,7 @@ def original_colors(image: Tensor, pre_processor: Any) -> Tensor:
 
 
 def map_on_unit_scale(anomaly_map: Tensor, post_processor: Any) -> Tensor:
-    """Anomaly map for colouring: as the post-processor normalised it, else stretched for itself.
+    """Anomaly map for colouring: normalised by the post-processor, otherwise scaled to its own range.
 
     Args:
         anomaly_map (Tensor): Anomaly map ``(H, W)`` or ``(1, H, W)`` after the post-processor.
@@ -55,7 +55,7 @@ def map_on_unit_scale(anomaly_map: Tensor, post_processor: Any) -> Tensor:
 
 
 def draw_picture(image: Tensor, anomaly_map: Tensor | None, mask: Tensor | None) -> bytes:
-    """Draw an image, and beside it the image with its anomaly map as colours and the outline of its defects.
+    """Draw an image, and beside it the same image with its anomaly map as colours and the outlines of its defects.
 
     Args:
         image (Tensor): Image ``(3, H, W)`` in ``[0, 1]``.
@@ -88,7 +88,7 @@ def _steps(transform: Any) -> list[Any]:
 
 
 def _overlay(pixels: NDArray, anomaly_map: NDArray) -> NDArray:
-    """Colours that hide the more of the image the higher the map is."""
+    """Blend colours over the image, with more opacity where the map is higher."""
     opacity = _OPACITY * np.interp(anomaly_map, (_CLEAR, _OPAQUE), (0, 1))[..., None]
     return (1 - opacity) * pixels + opacity * 255 * _COLORS(anomaly_map)[..., :3]
 

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""Settings of a run."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ Settings = dict[str, dict[str, Any]]
 
 
 def run_settings(trainer: Trainer, model: LightningModule) -> Settings:
-    """Settings of a run by section, as plain values: strings, numbers, booleans, ``None``, lists and dictionaries.
+    """Collect the settings of a run by section, as strings, numbers, booleans, ``None``, lists and dictionaries.
 
     Args:
         trainer (Trainer): Trainer of the run.

@@ -18,13 +18,13 @@ _TITLES = dict(zip(SHIFT_METRICS, ("image AUROC", "false alarms", "missed"), str
 
 
 def draw_shift(table: pd.DataFrame) -> Figure:
-    """Draw how metrics move with the strength of each change, a row per category and one for all images together.
+    """Draw the metrics against the strength of each change, a row per category and one for all images together.
 
     Args:
         table (pd.DataFrame): See :func:`~anomalib_unias.evaluation.shift_test.measure_shift`.
 
     Returns:
-        Figure: Columns are image AUROC, false alarms and misses; a line per change.
+        Figure: Image AUROC, false alarms and misses as columns, with a line per change.
     """
     categories = shown_categories(table)
     names = [name for name in dict.fromkeys(table["shift"]) if name != NO_SHIFT]
@@ -64,7 +64,7 @@ def write_shift(table: pd.DataFrame, folder: Path) -> Path:
 
     Args:
         table (pd.DataFrame): See :func:`~anomalib_unias.evaluation.shift_test.measure_shift`.
-        folder (Path): Folder, made if it does not exist.
+        folder (Path): Folder, created if it does not exist.
 
     Returns:
         Path: The page.
@@ -83,6 +83,6 @@ def write_shift(table: pd.DataFrame, folder: Path) -> Path:
 
 
 def shown_categories(table: pd.DataFrame) -> list[str]:
-    """Categories, and all together if there are several."""
+    """All categories, and ``mixed`` if there are several."""
     names = sorted(set(table["category"]) - {MIXED})
     return [*names, MIXED] if len(names) > 1 else names

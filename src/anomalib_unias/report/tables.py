@@ -19,10 +19,10 @@ class Column(NamedTuple):
     Args:
         metric (str): Metric, or another number that is known for every row.
         heading (str): Heading.
-        explanation (str): What is shown when the mouse rests on the heading.
-        factor (float): What a value is multiplied by.
-        style (str): Format of a value.
-        best (str): Whether ``high`` or ``low`` values are good, empty if neither.
+        explanation (str): Tooltip of the heading.
+        factor (float): Factor of the shown value. Defaults to ``100``.
+        style (str): Format of the shown value. Defaults to ``".1f"``.
+        best (str): Whether ``high`` or ``low`` values are good, empty if neither. Defaults to ``"high"``.
     """
 
     metric: str
@@ -58,7 +58,7 @@ THRESHOLD_COLUMNS = (
 
 
 class Cell(NamedTuple):
-    """A cell: what is shown, what is sorted by (``None`` if undefined), and whether it is the worst of its column."""
+    """A cell: its text, its value for sorting (``None`` if undefined), and whether it is the worst of its column."""
 
     text: str
     value: float | None
@@ -67,7 +67,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table with categories to sort, and a summary that stays below them.
+    """A table with categories that can be sorted, and a summary that stays below them.
 
     Args:
         groups (Sequence[tuple[str, int]]): Headings above the columns and how many columns each spans.
@@ -89,7 +89,7 @@ def metrics_table(results: UnifiedResults) -> Table:
 
 
 def threshold_table(results: UnifiedResults) -> Table:
-    """Table of what happens at the threshold of the model."""
+    """Table of false alarms and misses at the threshold of the model."""
     return _table(results, [], THRESHOLD_COLUMNS)
 
 
@@ -104,7 +104,7 @@ def write_metrics(results: UnifiedResults, folder: Path) -> None:
 
     Args:
         results (UnifiedResults): Results.
-        folder (Path): Folder that exists.
+        folder (Path): Existing folder.
     """
     wide_metrics(results).to_csv(folder / "metrics.csv")
 
@@ -138,7 +138,7 @@ def _image_counts(results: UnifiedResults) -> pd.DataFrame:
 
 
 def _worst(values: Sequence[float], best: str) -> float:
-    """The worst value of a column; NaN if there is none or all are alike."""
+    """The worst value of a column; NaN if there is none or all are equal."""
     defined = {value for value in values if not math.isnan(value)}
     if not best or len(defined) < 2:
         return float("nan")

@@ -11,15 +11,15 @@ from anomalib_unias.compat.scores import has_threshold
 def deployed_threshold(images: pd.DataFrame, post_processor: Any) -> float:
     """Raw image score above which the model calls an image defective.
 
-    It is the threshold of the post-processor, which its sensitivity moves on the normalised scale only. So it is moved
-    to the nearest place from which the predicted labels follow.
+    It is the threshold of the post-processor. The sensitivity of the post-processor acts on the normalised scale only,
+    so the threshold is moved to the nearest raw score that agrees with the predicted labels.
 
     Args:
         images (pd.DataFrame): Images as in :class:`~anomalib_unias.metrics.UnifiedResults`.
         post_processor (Any): Post-processor with an ``image_threshold``, or any other object.
 
     Returns:
-        float: Threshold; NaN if no labels are predicted or they do not follow from one threshold.
+        float: Threshold; NaN if no labels are predicted, or no single threshold gives them.
 
     Example:
         >>> images = pd.DataFrame({"score": [1.0, 2.0, 7.0], "predicted": [0.0, 0.0, 1.0]})

@@ -1,4 +1,4 @@
-"""The page on which a reader moves the threshold."""
+"""The page on which a reader can move the threshold."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,16 +14,16 @@ from anomalib_unias.report.templates import template
 def write_threshold_page(
     results: UnifiedResults, threshold: float, pictures: Mapping[tuple[str, str], str], folder: Path
 ) -> None:
-    """Write ``threshold.html``: a slider over the threshold, with everything it needs inside or beside it.
+    """Write ``threshold.html``: a slider for the threshold, which needs only this page and the files beside it.
 
-    It shows the confusion counts and rates at any threshold, the images that change sides, and the expected cost of
-    1000 parts for the costs and the share of defective parts that the reader sets. About 100 bytes per image.
+    It shows the confusion counts and rates at any threshold, the images whose label changes, and the expected cost of
+    1000 parts for the costs and the share of defective parts that the reader sets. It takes about 100 bytes per image.
 
     Args:
         results (UnifiedResults): Results of the test.
         threshold (float): Threshold of the model for raw image scores, NaN if there is none.
-        pictures (Mapping[tuple[str, str], str]): Files of the pictures that there are, by category and path.
-        folder (Path): Folder that exists.
+        pictures (Mapping[tuple[str, str], str]): Files of the existing pictures, by category and path.
+        folder (Path): Existing folder.
     """
     images = results.images[np.isfinite(results.images["score"].to_numpy(float))]
     categories = results.categories

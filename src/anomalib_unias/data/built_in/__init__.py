@@ -1,1 +1,1 @@
-"""Pictures of the built-in data set, :class:`anomalib_unias.data.SyntheticProducts`."""
+"""Images of the built-in data set, :class:`anomalib_unias.data.SyntheticProducts`."""

@@ -1,4 +1,4 @@
-"""Keeps the pictures on the disk, in the layout of MVTec AD."""
+"""Write the images to disk, in the layout of MVTec AD."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from .products import PRODUCTS
 logger = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 2
-"""To be raised whenever the same recipe gives other pictures than before."""
+"""Increase this whenever the same recipe gives other images than before."""
 
 RECIPE_FILE = "dataset.json"
 _ABOUT = (
@@ -31,18 +31,19 @@ _ABOUT = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the pictures, next to the version of the generator.
+    """Parameters that determine the images, together with the version of the generator.
 
     Args:
-        render_seed (int): Seed of everything that chance decides. Defaults to ``0``.
-        train_good (int): Number of training pictures of each category. Defaults to ``60``.
-        test_good (int): Number of test pictures without a defect of each category. Defaults to ``10``.
-        test_defective (int): Number of test pictures with a defect of each category, shared among the kinds of defects.
+        render_seed (int): Seed of all random choices. Defaults to ``0``.
+        train_good (int): Number of training images per category. Defaults to ``60``.
+        test_good (int): Number of test images without a defect per category. Defaults to ``10``.
+        test_defective (int): Number of test images with a defect per category, divided among the kinds of defects.
             Defaults to ``20``.
-        defect_draws (int): Defects that are drawn for a picture, of which the plainest is taken. Defaults to ``1``.
+        defect_draws (int): Number of defects drawn for each image, of which the most visible one is used.
+            Defaults to ``1``.
 
     Raises:
-        ValueError: If a number is negative, or there is nothing to train or to test with.
+        ValueError: If the seed is negative, or another number is less than 1.
     """
 
     render_seed: int = 0
@@ -60,36 +61,36 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Name of a folder for these pictures only."""
+        """Name of a folder for these images only."""
         counts = f"{self.train_good}-{self.test_good}-{self.test_defective}"
         draws = f"-plainest{self.defect_draws}" if self.defect_draws > 1 else ""
         return f"v{GENERATOR_VERSION}-seed{self.render_seed}-{counts}{draws}"
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of pictures in each folder of a category, for example ``{"train/good": 60}``."""
+        """Number of images in each folder of a category, for example ``{"train/good": 60}``."""
         each, more = divmod(self.test_defective, len(KINDS))
         defective = {f"test/{kind}": each + (place < more) for place, kind in enumerate(KINDS)}
         counts = {"train/good": self.train_good, "test/good": self.test_good, **defective}
         return {folder: count for folder, count in counts.items() if count}
 
     def described(self) -> dict[str, Any]:
-        """What is stored beside the pictures."""
+        """Content of the file that is stored with the images."""
         return {"about": _ABOUT, "generator_version": GENERATOR_VERSION, **asdict(self)}
 
 
 def ensure_library(root: Path, recipe: Recipe) -> None:
-    """Draw all categories into a folder, unless the same pictures are there already.
+    """Write the images of all categories to a folder, unless they are there already.
 
-    They are written to a temporary folder beside ``root``, which then takes its place: there is never half a data set.
-    Nothing that is there is deleted.
+    They are written to a temporary folder beside ``root``, which then replaces ``root``: the data set is complete or
+    missing, never half written. Existing files are never deleted.
 
     Args:
         root (Path): Folder of the data set; the categories are its sub-folders.
-        recipe (Recipe): Which pictures.
+        recipe (Recipe): Parameters of the images.
 
     Raises:
-        FileExistsError: If ``root`` holds anything else, pictures of another recipe too.
+        FileExistsError: If ``root`` has other content, also images of another recipe.
         ImportError: If scikit-image is not installed.
         NotADirectoryError: If ``root`` is a file.
     """
@@ -105,7 +106,7 @@ def ensure_library(root: Path, recipe: Recipe) -> None:
         if _holds(root, recipe):  # Another process was faster.
             return
         _require_free(root)
-        fresh.replace(root)  # also an empty folder, all of it or nothing
+        fresh.replace(root)  # replaces an empty folder too, completely or not at all
     logger.info("Wrote the data set to %s.", root)
 
 

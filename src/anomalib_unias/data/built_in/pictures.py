@@ -1,4 +1,4 @@
-"""One picture of the data set, decided by its seed, category, split, kind and number alone."""
+"""One image of the data set, determined by its seed, category, split, kind and number alone."""
 
 import zlib
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ KINDS = sorted(shape.__name__ for shape in SHAPES)
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what is wrong with it.
+    """An image and its defect.
 
     Args:
         image (NDArray): ``(256, 256, 3)`` uint8 RGB.
-        normal (NDArray): The same without the defect.
-        mask (NDArray): ``(256, 256)`` bool, where the defect is.
+        normal (NDArray): The same image without the defect.
+        mask (NDArray): Mask of the defect ``(256, 256)``, bool.
     """
 
     image: NDArray
@@ -32,17 +32,17 @@ class Picture:
 
 
 def picture(category: str, folder: str, index: int, seed: int, defect_draws: int = 1) -> Picture:
-    """Make one picture.
+    """Make one image.
 
     Args:
         category (str): Key of ``PRODUCTS``.
         folder (str): Split and kind as in the MVTec layout: ``"train/good"``, ``"test/good"``, ``"test/<kind>"``.
-        index (int): Number of the picture in its folder.
+        index (int): Number of the image in its folder.
         seed (int): Seed of the data set.
-        defect_draws (int): Defects that are drawn, of which the plainest is taken. Defaults to ``1``.
+        defect_draws (int): Number of defects drawn, of which the most visible one is used. Defaults to ``1``.
 
     Returns:
-        Picture: The mask is empty if the kind is ``good``.
+        Picture: The image; its mask is empty if the kind is ``good``.
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"{category}/{folder}".encode()), index])
     normal = PRODUCTS[category](rng)
@@ -58,7 +58,7 @@ def picture(category: str, folder: str, index: int, seed: int, defect_draws: int
 
 
 def _change(normal: NDArray, image: NDArray, mask: NDArray) -> float:
-    """How much a defect changes its place, on average; another grain of the same texture is hard to see."""
+    """Mean change of the pixels in a defect, after a blur: another grain of the same texture is hard to see."""
     return float(np.abs(cv2.GaussianBlur(image - normal, (0, 0), 3))[mask].mean()) if mask.any() else 0.0
 
 

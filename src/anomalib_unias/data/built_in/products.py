@@ -1,4 +1,4 @@
-"""Normal pictures of four products: two photographs that scikit-image ships, and two simple parts that are drawn."""
+"""Normal images of four products: two photographs that scikit-image ships, and two simple parts that are drawn."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZE = 256
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 
-# Everything is drawn twice as large as it is seen.
+# Everything is drawn at twice the size of the image.
 _CANVAS = 2 * SIZE
 _MIDDLE = _CANVAS / 2
 _ROWS, _COLUMNS = np.mgrid[:_CANVAS, :_CANVAS].astype(np.float32)
@@ -24,12 +24,12 @@ def brick(rng: np.random.Generator) -> NDArray:
 
 
 def gravel(rng: np.random.Generator) -> NDArray:
-    """Part of a path, from any side."""
+    """Part of a path, in any orientation."""
     return _photographed(_photograph("gravel") * np.array([0.95, 0.9, 0.82]), rng, angle=180, shift=70, zoom=1.3)
 
 
 def flange(rng: np.random.Generator) -> NDArray:
-    """A turned steel ring with six holes on a dark mat, in any direction."""
+    """A turned steel ring with six holes on a dark mat, in any orientation."""
     x, y = _COLUMNS - _MIDDLE, _ROWS - _MIDDLE
     radius, direction = np.hypot(x, y), np.arctan2(y, x)
     marks = rng.standard_normal(_CANVAS)[radius.astype(int)]
@@ -46,7 +46,7 @@ def flange(rng: np.random.Generator) -> NDArray:
 
 
 def circuit_board(rng: np.random.Generator) -> NDArray:
-    """A board with tracks, chips and resistors, nearly straight; the parts sit a little different each time."""
+    """A board with tracks, chips and resistors, nearly straight; the positions of the parts vary a little."""
     board = np.full((_CANVAS, _CANVAS, 3), (0.3, 0.31, 0.33), np.float32)
     _box(board, (_MIDDLE, _MIDDLE), (400, 330), (0.05, 0.32, 0.17))
     for track in range(7):
@@ -70,14 +70,14 @@ PRODUCTS: dict[str, Product] = {"brick": brick, "circuit_board": circuit_board, 
 
 
 def _photographed(canvas: NDArray, rng: np.random.Generator, angle: float, shift: float, zoom: float) -> NDArray:
-    """Look at a canvas ``(512, 512, 3)`` from a varied place, in varied light and focus, with noise.
+    """View a canvas from a random position, in random light and focus, with noise.
 
     Args:
-        canvas (NDArray): In [0, 1].
+        canvas (NDArray): ``(512, 512, 3)``, in [0, 1].
         rng (np.random.Generator): Random numbers.
-        angle (float): Largest turn in degrees.
-        shift (float): Largest shift in pixels of the picture.
-        zoom (float): Pixels of the picture per pixel of the canvas, up to 3 %.
+        angle (float): Largest rotation in degrees.
+        shift (float): Largest shift in pixels of the image.
+        zoom (float): Pixels of the image per pixel of the canvas; varied by up to 3 %.
 
     Returns:
         NDArray: ``(256, 256, 3)``, float32 in [0, 1].

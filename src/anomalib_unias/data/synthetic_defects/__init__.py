@@ -1,4 +1,4 @@
-"""Defects that are made on normal images, from nothing but normal images."""
+"""Synthetic defects on normal images, made from normal images alone."""
 
 from .dataset import SyntheticDefect, SyntheticDefects
 

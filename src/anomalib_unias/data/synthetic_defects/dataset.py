@@ -29,10 +29,10 @@ class SyntheticDefect:
     """A normal image, without and with a defect.
 
     Attributes:
-        normal: The image without the defect ``(3, H, W)``, in [0, 1].
-        image: The image with it ``(3, H, W)``, in [0, 1].
-        mask: Where it is ``(H, W)``, boolean.
-        category: Of the image; empty if the data set has none.
+        normal (torch.Tensor): The image without the defect ``(3, H, W)``, in [0, 1].
+        image (torch.Tensor): The image with the defect ``(3, H, W)``, in [0, 1].
+        mask (torch.Tensor): Mask of the defect ``(H, W)``, boolean.
+        category (str): Category of the image; empty if the data set has none.
     """
 
     normal: torch.Tensor
@@ -44,19 +44,19 @@ class SyntheticDefect:
 class SyntheticDefects(Dataset[SyntheticDefect]):
     """Makes defects on normal images: strokes, spots, patches, pieces and large areas.
 
-    They are filled from other normal images, from the image itself moved or painted over, by other brightness, colour
-    or noise, and laid over it with an opacity of 12 to 100 %, evenly on a log scale: most real defects are weak, and of
-    any size. The normal image is varied first (turned by up to 3 degrees, shifted, scaled and brightened a little), so
-    that a model that has been trained on it has not seen it. No other data are used. Relatives: DRAEM, CutPaste,
-    RealNet, OneNIP.
+    A defect is filled with part of another normal image, with the image itself moved or painted over, or with another
+    brightness, colour or noise. It is blended in with an opacity of 12 to 100 %, uniform on a log scale, because most
+    real defects are faint; it may have any size. The normal image is varied first (rotated by up to 3 degrees, shifted,
+    scaled and changed in brightness a little), so that a model trained on it has not seen the result. No other data are
+    used. Related methods: DRAEM, CutPaste, RealNet, OneNIP.
 
-    Categories take turns. The same seed and index give the same pair.
+    The categories alternate. The same seed and index give the same pair.
 
     Args:
         images (AnomalibDataset): Data set; only its normal images are used.
         size (tuple[int, int]): Height and width of the pairs.
         count (int): Number of pairs.
-        seed (int): Of everything that is drawn. Defaults to ``0``.
+        seed (int): Seed of all random choices. Defaults to ``0``.
 
     Raises:
         ValueError: If there is no normal image, or ``count`` is not positive.
@@ -83,10 +83,13 @@ class SyntheticDefects(Dataset[SyntheticDefect]):
         """Make a pair.
 
         Args:
-            index (int): Which one, below ``len(self)``.
+            index (int): Number of the pair, from 0, below ``len(self)``.
 
         Returns:
-            SyntheticDefect: Always the same one for an index.
+            SyntheticDefect: The pair, always the same one for an index.
+
+        Raises:
+            IndexError: If there is no such pair.
         """
         if not 0 <= index < self._count:
             raise IndexError(index)
@@ -104,7 +107,7 @@ class SyntheticDefects(Dataset[SyntheticDefect]):
 
 
 def varied(image: NDArray, rng: np.random.Generator) -> NDArray:
-    """Vary a normal image as much as another normal one may differ.
+    """Vary a normal image as much as normal images may differ from each other.
 
     Args:
         image (NDArray): ``(H, W, 3)``, in [0, 1].
@@ -120,18 +123,18 @@ def varied(image: NDArray, rng: np.random.Generator) -> NDArray:
 def with_defect(
     normal: NDArray, same: NDArray, other: NDArray, rng: np.random.Generator, shapes: Mapping[Shape, float] = SHAPES
 ) -> tuple[NDArray, NDArray]:
-    """Lay a defect over a normal image.
+    """Blend a defect into a normal image.
 
     Args:
         normal (NDArray): ``(H, W, 3)``, in [0, 1].
-        same (NDArray): Another normal image of the same category.
-        other (NDArray): A normal image of any category.
+        same (NDArray): Another normal image of the same category, ``(H, W, 3)``.
+        other (NDArray): A normal image of any category, ``(H, W, 3)``.
         rng (np.random.Generator): Random numbers.
-        shapes (Mapping[Shape, float]): Which ones are drawn, and how often. Defaults to ``SHAPES``.
+        shapes (Mapping[Shape, float]): Shapes of defects and their probabilities. Defaults to ``SHAPES``.
 
     Returns:
         tuple[NDArray, NDArray]: The image ``(H, W, 3)``, in [0, 1], and its mask ``(H, W)``, boolean. The mask is empty
-        if no defect was visible after some tries, as on an image of one colour.
+        if no defect was visible after 20 trials, for example on an image of one colour.
     """
     for _ in range(_TRIES):
         mask = _draw_mask(normal.shape[:2], shapes, rng)
@@ -141,7 +144,7 @@ def with_defect(
         inside = mask > 0.3 * mask.max()
         seen = inside & (cv2.GaussianBlur(np.abs(image - normal).mean(axis=2), (0, 0), 1) > _VISIBLE)
         if seen.sum() >= max(_FEWEST_PIXELS, 0.3 * inside.sum()) and seen.mean() <= _LARGEST:
-            # Holes where the fill happens to look the same.
+            # Close holes where the fill happens to look like the image.
             kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
             closed = cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
             return image, inside & (closed > 0)
@@ -149,7 +152,7 @@ def with_defect(
 
 
 def _draw_mask(size: tuple[int, ...], shapes: Mapping[Shape, float], rng: np.random.Generator) -> NDArray:
-    """One to three shapes of a kind, with a soft edge more often than not."""
+    """One to three shapes of one kind, with a soft edge in 70 % of cases."""
     shape = _choose(shapes, rng)
     masks = [shape(*size, rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
     mask = np.max(masks, axis=0)

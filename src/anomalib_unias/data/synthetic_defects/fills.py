@@ -1,4 +1,4 @@
-"""What a synthetic defect looks like: images ``(H, W, 3)``, about in [0, 1], that replace the normal one in a mask."""
+"""Fills of synthetic defects: images ``(H, W, 3)``, roughly in [0, 1], that replace the normal image in a mask."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Differences of the colours that grey images may have by compression.
+# Mean difference between the colour channels that compression may cause in a grey image.
 _GREY = 0.01
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a fill may use.
+    """Inputs of a fill.
 
     Args:
-        image (NDArray): The normal image ``(H, W, 3)``.
-        mask (NDArray): Where the defect is going to be ``(H, W)``.
-        same (NDArray): Another normal image of the same category.
-        other (NDArray): A normal image of any category.
+        image (NDArray): The normal image ``(H, W, 3)``, in [0, 1].
+        mask (NDArray): Mask of the defect ``(H, W)``, in [0, 1].
+        same (NDArray): Another normal image of the same category, ``(H, W, 3)``.
+        other (NDArray): A normal image of any category, ``(H, W, 3)``.
         rng (np.random.Generator): Random numbers.
     """
 
@@ -44,7 +44,7 @@ def foreign(scene: Scene) -> NDArray:
 
 
 def misplaced(scene: Scene) -> NDArray:
-    """Part of another image of the same category, from another place."""
+    """Part of another image of the same category, from another position."""
     return moved(scene.same, scene.rng)
 
 
@@ -54,12 +54,12 @@ def shifted(scene: Scene) -> NDArray:
 
 
 def turned(scene: Scene) -> NDArray:
-    """The image itself, turned by any angle."""
+    """The image itself, rotated by any angle."""
     return moved(scene.image, scene.rng)
 
 
 def exposed(scene: Scene) -> NDArray:
-    """Darker or brighter."""
+    """The image itself, darker or brighter."""
     strength = scene.rng.uniform(0.2, 0.95)
     return scene.image * strength if scene.rng.random() < 0.5 else 1 - (1 - scene.image) * strength
 
@@ -70,7 +70,7 @@ def tinted(scene: Scene) -> NDArray:
 
 
 def plain(scene: Scene) -> NDArray:
-    """One colour, mostly of the image itself, with little noise."""
+    """One colour, mostly taken from the image itself, with little noise."""
     height, width = scene.image.shape[:2]
     own = scene.image[scene.rng.integers(height), scene.rng.integers(width)]
     colour = own if scene.rng.random() < 0.7 else scene.rng.uniform(0, 1, scene.colours)
@@ -87,7 +87,7 @@ def rough(scene: Scene) -> NDArray:
 
 
 def missing(scene: Scene) -> NDArray:
-    """Painted over from around; blurred where it is too large for that."""
+    """The image with the defect area inpainted from its surroundings, or blurred if the area is too large for that."""
     hole = (scene.mask > 0.3).astype(np.uint8)
     if hole.mean() < 0.1:
         pixels = (255 * scene.image).astype(np.uint8)
@@ -111,13 +111,13 @@ FILLS: dict[Fill, float] = {
 def moved(
     image: NDArray, rng: np.random.Generator, angle: float = 180, scale: float = 0.3, shift: float = 0.3
 ) -> NDArray:
-    """Turn, scale and shift an image at random, mirrored at its border.
+    """Rotate, scale and shift an image at random, mirrored at its border.
 
     Args:
         image (NDArray): ``(H, W, 3)``.
         rng (np.random.Generator): Random numbers.
         angle (float): Largest angle in degrees. Defaults to ``180``.
-        scale (float): Largest change of size. Defaults to ``0.3``.
+        scale (float): Largest relative change of size. Defaults to ``0.3``.
         shift (float): Largest shift as a share of the width. Defaults to ``0.3``.
 
     Returns:

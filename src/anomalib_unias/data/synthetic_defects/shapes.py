@@ -1,4 +1,4 @@
-"""Where a synthetic defect is: masks ``(H, W)``, float32 in [0, 1], of a size that is drawn evenly on a log scale."""
+"""Shapes of synthetic defects: masks ``(H, W)``, float32 in [0, 1], of sizes drawn uniformly on a log scale."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Shape = Callable[[int, int, np.random.Generator], NDArray]
 
-# OpenCV draws with this many binary digits behind the point.
+# OpenCV draws with this many fractional bits in the coordinates.
 _DIGITS = 3
 
 
@@ -67,7 +67,7 @@ SHAPES: dict[Shape, float] = {stroke: 0.3, spot: 0.2, patch: 0.25, piece: 0.12, 
 
 
 def smooth_noise(side: int, rng: np.random.Generator) -> NDArray:
-    """Noise ``(side, side)`` of zero mean whose grain is a half to a 64th of the side."""
+    """Noise ``(side, side)`` of zero mean with a grain of 1/2 to 1/64 of the side."""
     grains = int(2 ** rng.integers(1, 7))
     coarse = rng.standard_normal((grains + 3, grains + 3)).astype(np.float32)
     length = side + 2 * max(1, side // grains)
@@ -77,7 +77,7 @@ def smooth_noise(side: int, rng: np.random.Generator) -> NDArray:
 
 
 def log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
-    """A number between two others, evenly on a log scale."""
+    """A random number between two others, uniform on a log scale."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

@@ -4,13 +4,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 
 def template(name: str) -> Template:
-    """Template of a page, which escapes what it is given.
+    """Load the template of a page, which escapes the values of its variables.
 
     Args:
         name (str): File in this folder.
 
     Returns:
-        Template: The template; a variable that it lacks is an error.
+        Template: The template; a missing variable is an error.
     """
     environment = Environment(
         loader=PackageLoader("anomalib_unias.report"),
