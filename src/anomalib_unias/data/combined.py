@@ -42,17 +42,18 @@ class CombinedDataModule(AnomalibDataModule):
     images are set here. Batches are :class:`~anomalib_unias.data.items.CategoryImageBatch`.
 
     Args:
-        datamodules: Image datamodule of each category; they may be of different classes.
-        name: Name of the data set, part of the results path. anomalib 2.7.0 keeps the pictures of two categories apart
-            only if it finds this name in the path of the images. Defaults to ``None``: the class of the datamodules if
-            it occurs in their path, else the directory that contains them all.
-        sampling: Order of the training images: ``"natural"`` uses each image once per epoch, ``"balanced"`` draws all
-            categories equally often. Defaults to ``"natural"``.
-        train_batch_size: Batch size for training. Defaults to ``32``.
-        eval_batch_size: Batch size for validation, test and prediction. Defaults to ``32``.
-        num_workers: Number of processes that read images; 0 reads them in the main process. Defaults to ``8``.
-        seed: Seed of the order of training images and of synthetic defects; the splits use the seeds of the
-            datamodules. Defaults to ``None``: the global seed.
+        datamodules (dict[str, AnomalibDataModule]): Image datamodule of each category; they may be of different
+            classes.
+        name (str | None): Name of the data set, part of the results path. anomalib 2.7.0 keeps the pictures of two
+            categories apart only if it finds this name in the path of the images. Defaults to ``None``: the class of
+            the datamodules if it occurs in their path, else the directory that contains them all.
+        sampling (Literal["natural", "balanced"]): Order of the training images: ``"natural"`` uses each image once per
+            epoch, ``"balanced"`` draws all categories equally often. Defaults to ``"natural"``.
+        train_batch_size (int): Batch size for training. Defaults to ``32``.
+        eval_batch_size (int): Batch size for validation, test and prediction. Defaults to ``32``.
+        num_workers (int): Number of processes that read images; 0 reads them in the main process. Defaults to ``8``.
+        seed (int | None): Seed of the order of training images and of synthetic defects; the splits use the seeds of
+            the datamodules. Defaults to ``None``: the global seed.
 
     Raises:
         ValueError: If there is no datamodule, or ``sampling`` is unknown.

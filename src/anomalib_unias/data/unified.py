@@ -21,32 +21,36 @@ class UnifiedDataModule(CombinedDataModule):
     folders only, ``setup`` lists the images, and an image is read when it is used.
 
     Args:
-        datamodule: Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"BTech"``, ``"MPDD"``, ``"RealIAD"``,
+        datamodule (str): Class in ``anomalib.data`` (``"MVTecAD"``, ``"Visa"``, ``"BTech"``, ``"MPDD"``, ``"RealIAD"``,
             ``"Folder"``, ...), ``"SyntheticProducts"``, or a dotted path. Defaults to ``"MVTecAD"``.
-        categories: Names of the categories, or ``"all"`` for every one found in the root. Quote numbers (``"01"``).
-            Defaults to ``"all"``.
-        root: Root of the data set. For classes without a ``category`` argument (``Folder``, ``Datumaro``) each category
-            is the directory ``root/<category>``. Defaults to ``None``: the default of the datamodule.
-        datamodule_args: Further arguments of the datamodule, the same for all categories. Defaults to ``None``.
-        category_args: Further arguments for single categories; they override all others. Defaults to ``None``.
-        sampling: Order of the training images: ``"natural"`` uses each image once per epoch, ``"balanced"`` draws all
-            categories equally often. Defaults to ``"natural"``.
-        train_batch_size: Batch size for training. Defaults to ``32``.
-        eval_batch_size: Batch size for validation, test and prediction. Defaults to ``32``.
-        num_workers: Number of processes that read images; 0 reads them in the main process. Defaults to ``8``.
-        train_augmentations: Augmentations of training images. Defaults to ``None``.
-        val_augmentations: Augmentations of validation images. Defaults to ``None``.
-        test_augmentations: Augmentations of test images. Defaults to ``None``.
-        augmentations: Augmentations where the three above are not given. Defaults to ``None``.
-        test_split_mode: How each category gets its test images. Defaults to ``None``: the default of the datamodule.
-        test_split_ratio: Fraction of the images of each category for the test set, if that is split off. Defaults to
-            ``None``: the default of the datamodule.
-        val_split_mode: How each category gets its validation images. Defaults to ``None``: the default of the
-            datamodule, which is the test set itself for most of them.
-        val_split_ratio: Fraction of the images of each category for the validation set. Defaults to ``None``: the
+        categories (Sequence[str] | str): Names of the categories, or ``"all"`` for every one found in the root. Quote
+            numbers (``"01"``). Defaults to ``"all"``.
+        root (Path | str | None): Root of the data set. For classes without a ``category`` argument (``Folder``,
+            ``Datumaro``) each category is the directory ``root/<category>``. Defaults to ``None``: the default of the
+            datamodule.
+        datamodule_args (dict[str, Any] | None): Further arguments of the datamodule, the same for all categories.
+            Defaults to ``None``.
+        category_args (dict[str, dict[str, Any]] | None): Further arguments for single categories; they override all
+            others. Defaults to ``None``.
+        sampling (Literal["natural", "balanced"]): Order of the training images: ``"natural"`` uses each image once per
+            epoch, ``"balanced"`` draws all categories equally often. Defaults to ``"natural"``.
+        train_batch_size (int): Batch size for training. Defaults to ``32``.
+        eval_batch_size (int): Batch size for validation, test and prediction. Defaults to ``32``.
+        num_workers (int): Number of processes that read images; 0 reads them in the main process. Defaults to ``8``.
+        train_augmentations (Transform | None): Augmentations of training images. Defaults to ``None``.
+        val_augmentations (Transform | None): Augmentations of validation images. Defaults to ``None``.
+        test_augmentations (Transform | None): Augmentations of test images. Defaults to ``None``.
+        augmentations (Transform | None): Augmentations where the three above are not given. Defaults to ``None``.
+        test_split_mode (TestSplitMode | str | None): How each category gets its test images. Defaults to ``None``: the
             default of the datamodule.
-        seed: Seed of the splits and of the order of training images. The split of a category does not depend on the
-            other categories. Defaults to ``None``.
+        test_split_ratio (float | None): Fraction of the images of each category for the test set, if that is split off.
+            Defaults to ``None``: the default of the datamodule.
+        val_split_mode (ValSplitMode | str | None): How each category gets its validation images. Defaults to ``None``:
+            the default of the datamodule, which is the test set itself for most of them.
+        val_split_ratio (float | None): Fraction of the images of each category for the validation set. Defaults to
+            ``None``: the default of the datamodule.
+        seed (int | None): Seed of the splits and of the order of training images. The split of a category does not
+            depend on the other categories. Defaults to ``None``.
 
     Raises:
         UnknownDatamoduleError: If there is no such datamodule.

@@ -215,7 +215,7 @@ def test_example_configurations_are_there() -> None:
 def test_every_argument_is_documented_and_typed() -> None:
     for datamodule in (UnifiedDataModule, CombinedDataModule):
         parameters = inspect.signature(datamodule).parameters.values()
-        assert all(f"    {parameter.name}: " in datamodule.__doc__ for parameter in parameters)
+        assert all(f"    {parameter.name} (" in datamodule.__doc__ for parameter in parameters)
         assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters)
 
 
