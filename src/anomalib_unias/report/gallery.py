@@ -55,7 +55,7 @@ class Galleries:
         """Keep an image if it belongs in one of the galleries.
 
         Args:
-            image (ScoredImage): Image; one without a predicted label belongs in none.
+            image (ScoredImage): Image; one without a predicted label is neither hit, miss nor false alarm.
             draw (Callable[[], bytes]): Draws its picture as JPEG; called only for images that are kept.
         """
         places = {}

@@ -38,7 +38,7 @@ def spot(height: int, width: int, rng: np.random.Generator) -> NDArray:
 
 
 def patch(height: int, width: int, rng: np.random.Generator) -> NDArray:
-    """Rust or dirt: smooth noise above a threshold, inside a window of 0.3 to 30 % of the image."""
+    """Rust or dirt: smooth noise above a threshold, inside a window of 0.8 to 77 % of a square image."""
     side = int(np.clip(1.6 * np.sqrt(log_uniform(3e-3, 0.3, rng)) * width, 8, min(height, width)))
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
     across = np.linspace(-1, 1, side)
