@@ -37,7 +37,7 @@ class AnomalyMapGenerator(nn.Module):
         """Compute the anomaly map.
 
         Args:
-            targets (Sequence[Sequence[torch.Tensor]]): For each pair ``(B, C_l, H_l, W_l)`` of each level.
+            targets (Sequence[Sequence[torch.Tensor]]): Features ``(B, C_l, H_l, W_l)`` for each pair and level.
             reconstructions (Sequence[Sequence[torch.Tensor]]): The same shapes.
 
         Returns:
