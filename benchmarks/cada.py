@@ -1,24 +1,25 @@
-"""Calibrations of models of several kinds, one model for all products of a group, several seeds.
+"""Compares calibrations on several models: one model for all products of a group, several seeds.
 
     python -m benchmarks.cada --group a=DIR:pcb,cookie --group b=DIR:screw,steel --group all=DIR --seeds 0 1 2
 
-Groups, models and resuming are those of :mod:`benchmarks.quality`, but models are trained without the images that CADA
-holds out (a tenth, for all models alike) and tested once: all calibrations are applied to the same anomaly maps.
-Columns of ``cada.csv``: ``group,model,calibration,seed,category,metric,value``; calibrations:
+Groups, models and resuming are as in :mod:`benchmarks.quality`, but all models are trained without the images that CADA
+holds out (a tenth) and tested once: all calibrations are applied to the same anomaly maps. Columns of ``cada.csv``:
+``group,model,calibration,seed,category,metric,value``; calibrations:
 
-- ``none``: the model as it is,
+- ``none``: the model without calibration,
 - ``cada``: the default of ``CadaPostProcessor``, without labels,
 - ``cada_paper``: the regressor of the paper, with the statistics of the training images,
-- ``cada_a``, ``cada_b``: with class labels, statistics of the held-out images,
-- ``oracle``: ``cada`` with the levels of the other normal TEST images of the true category; an upper bound, no method.
+- ``cada_a``, ``cada_b``: with class labels and the statistics of the held-out images,
+- ``oracle``: ``cada`` with the levels of the other normal TEST images of the true category; an upper bound, not a
+  method.
 
-``following`` is how far the predicted statistics of defective images are above those of normal ones of their category,
-as a share of how far their own statistics are above them (0: does not follow defects at all). ``fit_seconds`` is the
-time to fit the calibration, without running the model. ``cada.md`` has the main metrics; histograms of the image scores
-before and after, of the first seed, are beside it.
+The metric ``following`` is the leakage of defects into the prediction: how far the predicted statistics of defective
+images are above those of normal images of their category, as a share of how far the true statistics are above them (0:
+no leakage). ``fit_seconds`` is the time to fit the calibration, without running the model. ``cada.md`` has the main
+metrics; histograms of the image scores before and after calibration, for the first seed, are beside it.
 
-``threshold.csv`` (``group,model,calibration,rate,seed,category,metric,value``) has false alarms and misses of the test
-images at thresholds that ask for a false-alarm rate of 1 and 5 %, taken from the held-out images alone.
+``threshold.csv`` (``group,model,calibration,rate,seed,category,metric,value``) has false alarms and misses on the test
+images at thresholds for a false-alarm rate of 1 and 5 %, computed from the held-out images only.
 """
 
 import argparse
@@ -48,7 +49,7 @@ _RATES = (0.01, 0.05)
 
 
 def measure(recorded: Recorded, predictions: calibrations.Predictions, kind: str) -> tuple[list[Row], Tensor]:
-    """Metrics and image scores with one calibration."""
+    """Compute metrics and image scores with one calibration."""
     prediction = None if kind == calibrations.NONE else predictions.of(kind)
     measurement, scores = Measurement(), []
     for rows, maps, masks in recorded.batches():
@@ -62,7 +63,7 @@ def measure(recorded: Recorded, predictions: calibrations.Predictions, kind: str
 def rate_rows(
     recorder: calibrations.Recorder, scores: Mapping[str, Tensor], labels: Tensor, categories: Sequence[str]
 ) -> list[tuple[str, float, str, str, float]]:
-    """False alarms and misses at thresholds that ask for some false-alarm rates."""
+    """Compute false alarms and misses at the thresholds for each false-alarm rate."""
     rows = []
     names = np.array(categories)
     for rate in _RATES:
@@ -84,7 +85,7 @@ class Calibrated:
         scores (dict[str, Tensor]): Image scores ``(N,)`` by calibration.
         labels (Tensor): Whether an image is defective ``(N,)``.
         categories (Sequence[str]): Category of each image.
-        recorder (calibrations.Recorder): What was recorded of the held-out images.
+        recorder (calibrations.Recorder): Recorded data of the calibration images.
     """
 
     rows: pd.DataFrame
@@ -129,7 +130,7 @@ def calibrate(
                 f"pixel AP {values['mixed', 'pixel_ap']:.3f}"
             )
         for category, metric, value in trained.cost_rows():
-            # Calibrating is not training.
+            # The time of the calibration is not training time.
             found.append(("none", category, metric, value - seconds if metric == "train_seconds" else value))
     table = pd.DataFrame(found, columns=["calibration", "category", "metric", "value"])
     return Calibrated(table, scores, labels, categories, recorder)

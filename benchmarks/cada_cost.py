@@ -1,15 +1,18 @@
-"""What CADA costs: to fit it to data sets of some sizes, and at every image in OpenVINO.
+"""Measures the cost of CADA: fitting for several sizes of data sets, and inference per image in OpenVINO.
 
     python -m benchmarks.cada_cost --checkpoint unias_lite_with_cada.ckpt
 
-The checkpoint is a UniAS with a fitted ``CadaPostProcessor``. Fitting: random features of the shapes of this model for
-normal images, a tenth of them held out, ``max_steps`` as published: 8,659 images of 12 categories (VisA) for all
-calibrations; 36,000 of 30 (Real-IAD) and 150,000 of 200 for the default, which looks at 4,096 images of either part at
-most. Peak memory is that of the process above the memory before the features were made, ``kept`` what a checkpoint or
-export holds of the calibration. Before that the model has to see the images once: batches of 16 through the network in
-PyTorch, without reading files. Inference: one image, the network alone, with thresholds and normalisation, and with
-CADA too, in turns. Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``; ``spread`` is the
-interquartile range.
+The checkpoint is a UniAS with a fitted ``CadaPostProcessor``.
+
+- Fitting: random features with the shapes of this model for normal images, a tenth of them held out, and ``max_steps``
+  as published. 8,659 images of 12 categories (VisA) for all calibrations; 36,000 of 30 (Real-IAD) and 150,000 of 200
+  for the default, which uses at most 4,096 images of each part. Peak memory is that of the process above its memory
+  before the features were made; ``kept`` is the size of the calibration in a checkpoint or export.
+- Before fitting, the model runs on the images once: batches of 16 through the network in PyTorch, without reading
+  files.
+- Inference: one image, with the network only, with thresholds and normalisation, and also with CADA, in turns.
+
+Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``; ``spread`` is the interquartile range.
 """
 
 import argparse
@@ -43,7 +46,7 @@ VARIANTS = {
 
 
 def random_data(checkpoint: Path, images: int, *, everything: bool) -> CalibrationData:
-    """Features of the right shapes, statistics that depend on the category; of all images, or of those looked at."""
+    """Make features of the right shapes, and statistics that depend on the category, for all images or those used."""
     model = UniAS.load_from_checkpoint(checkpoint).eval()
     tap = FeatureTap()
     find_feature_layer(model).register_forward_hook(tap)
@@ -73,7 +76,7 @@ def random_data(checkpoint: Path, images: int, *, everything: bool) -> Calibrati
 
 
 def fit(checkpoint: Path, variant: str, images: int) -> None:
-    """Fit one variant and print seconds, megabytes at the peak and megabytes kept."""
+    """Fit one variant; print seconds, peak memory in megabytes and the size of the calibration in megabytes."""
     options = CadaPostProcessor(**VARIANTS[variant]).options()
     before = start_peak()
     data = random_data(checkpoint, images, everything=not options.by_clusters)
@@ -84,7 +87,7 @@ def fit(checkpoint: Path, variant: str, images: int) -> None:
 
 
 def look(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float, str, float]:
-    """Seconds for what is kept of 1,000 images."""
+    """Measure the seconds to run the model on 1,000 images and compute their descriptors and statistics."""
     model = UniAS.load_from_checkpoint(checkpoint).eval()
     tap = FeatureTap()
     find_feature_layer(model).register_forward_hook(tap)
@@ -101,7 +104,7 @@ def look(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float,
 
 
 def inference(checkpoint: Path, runs: int) -> list[tuple[str, float, str, float]]:
-    """Latency of the network, with post-processing, and with CADA; overheads in per cent."""
+    """Measure the latency of the network, with post-processing, and with CADA; overheads in per cent."""
     model = UniAS.load_from_checkpoint(checkpoint).eval()
     plain = OrderPreservingPostProcessor()
     for buffer in plain.buffers():
@@ -121,7 +124,7 @@ def inference(checkpoint: Path, runs: int) -> list[tuple[str, float, str, float]
 
 
 def middle(values: np.ndarray, unit: str) -> tuple[float, str, float]:
-    """Median, unit and interquartile range."""
+    """Compute median, unit and interquartile range."""
     low, high = np.percentile(values, (25, 75))
     return round(float(np.median(values)), 3), unit, round(float(high - low), 3)
 
@@ -140,7 +143,7 @@ def main() -> None:
         return
     rows = [look(options.checkpoint), *inference(options.checkpoint, options.runs)]
     for variant, images in [*((name, min(_SIZES)) for name in VARIANTS), *(("cada", size) for size in _SIZES)][1:]:
-        # A process of its own, for its peak memory.
+        # A separate process, to measure its peak memory.
         command = [sys.executable, "-m", "benchmarks.cada_cost", *sys.argv[1:], "--fit", variant, str(images)]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
         seconds, megabytes, kept = map(float, found[-3:])

@@ -16,8 +16,8 @@ def summarize(table: pd.DataFrame, output: Path, name: str = "cada", metrics: Se
     Args:
         table (pd.DataFrame): Rows of ``cada.csv``.
         output (Path): Folder.
-        name (str): Of the file. Defaults to ``"cada"``.
-        metrics (Sequence[str]): What is shown. Defaults to that of ``quality.md``.
+        name (str): Name of the file without suffix. Defaults to ``"cada"``.
+        metrics (Sequence[str]): Metrics to show. Defaults to those of ``quality.md``.
     """
     parts = [heading()]
     for group, rows in table.groupby("group", sort=False):
@@ -30,14 +30,14 @@ def summarize(table: pd.DataFrame, output: Path, name: str = "cada", metrics: Se
 
 
 def draw(name: str, scores: Mapping[str, Tensor], labels: Tensor, categories: Sequence[str], path: Path) -> None:
-    """Histograms of image scores, a column for each calibration and a row for each category.
+    """Draw histograms of image scores, with a column for each calibration and a row for each category.
 
     Args:
         name (str): Name of the model.
         scores (Mapping[str, Tensor]): Image scores ``(N,)`` by calibration.
         labels (Tensor): Whether an image is defective ``(N,)``.
         categories (Sequence[str]): Category of each image.
-        path (Path): Picture.
+        path (Path): File of the figure.
     """
     names = sorted(set(categories))
     figure = Figure(figsize=(4 * len(scores), 1.2 * len(names) + 1))

@@ -1,6 +1,6 @@
-"""Calibrations of one trained model, all applied to the same anomaly maps. What touches CADA is here.
+"""Calibrations of one trained model, all applied to the same anomaly maps. Only this module uses CADA's internals.
 
-The model is trained without the images that CADA holds out, a tenth of each category, for all models alike.
+All models are trained without the images that CADA holds out, a tenth of each category.
 """
 
 import time
@@ -35,10 +35,10 @@ _STEPS = 5000
 
 
 class Recorder(CadaPostProcessor):
-    """Keeps what calibrations are fitted to.
+    """Keeps the data that calibrations are fitted to.
 
     Args:
-        seed (int): Of the images that are held out.
+        seed (int): Seed of the selection of held-out images.
     """
 
     data: CalibrationData
@@ -46,11 +46,11 @@ class Recorder(CadaPostProcessor):
     seconds = 0.0
 
     def __init__(self, seed: int) -> None:
-        # CaDA-B keeps feature maps, from which all others can be fitted too; one step, for it is fitted again.
+        # CaDA-B keeps feature maps, to which all others can be fitted too; one step is enough, as it is fitted again.
         super().__init__(variant="cada_b", max_steps=1, seed=seed)
 
     def on_train_end(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
-        """Fit, and take the time, which is not that of training."""
+        """Fit, and measure the time, which does not count as training time."""
         started = time.perf_counter()
         super().on_train_end(trainer, pl_module)
         self.levels = fit_calibration(self.data, replace(self.options(), **_VARIANTS[DEFAULT]))
@@ -67,19 +67,19 @@ class Recorder(CadaPostProcessor):
 
 @dataclass
 class Predictions:
-    """Predicted statistics of all test images, by calibration."""
+    """Predicted offsets and scales of all test images, by calibration."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     parts: dict[str, list[NormalScores]] = field(default_factory=dict)
 
     def of(self, kind: str) -> NormalScores:
-        """Statistics by one calibration."""
+        """Get the predictions of one calibration for all test images."""
         return NormalScores(*map(torch.cat, zip(*self.parts[kind], strict=True)))
 
     def set_oracle(
         self, levels: LevelCalibration, peaks: Tensor, scores: Tensor, labels: Tensor, categories: Sequence[str]
     ) -> None:
-        """The default with the levels of the other normal test images of the true category."""
+        """Add the oracle: the default with the levels of the other normal test images of the true category."""
         peaks, scores = (_logarithms(values, levels.score_logarithm) for values in (peaks, scores))
         rows = []
         for index, category in enumerate(categories):
@@ -98,14 +98,14 @@ def _logarithms(values: Tensor, wanted: bool) -> Tensor:
 
 
 def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str]], None]]:
-    """Fit all calibrations, and switch off the one that the model has.
+    """Fit all calibrations, and switch off the calibration of the model.
 
     Args:
-        model (AnomalibModule): Trained with a :class:`Recorder`.
+        model (AnomalibModule): Model that was trained with a :class:`Recorder`.
 
     Returns:
-        tuple[Predictions, Callable[[int, list[str]], None]]: Empty predictions, and what adds those of a batch that has
-        just gone through the model, given its size and categories.
+        tuple[Predictions, Callable[[int, list[str]], None]]: Empty predictions, and a function that adds those of the
+        last batch of the model, given the size and categories of the batch.
     """
     recorder = model.post_processor
     recorder.calibration = None
@@ -129,7 +129,7 @@ def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str
 
 
 def _training_images(data: CalibrationData) -> CalibrationData:
-    """Without those that were held out."""
+    """Select the images that were not held out."""
     seen = ~data.unseen
     return CalibrationData(
         descriptors=data.descriptors[seen],
@@ -148,13 +148,13 @@ def apply(
 
     Args:
         kind (str): Name of the calibration.
-        prediction (NormalScores | None): Of all test images; ``None`` leaves maps and scores alone.
-        rows (slice): Which images.
+        prediction (NormalScores | None): Predictions for all test images; ``None`` does not change maps and scores.
+        rows (slice): Indices of the images.
         maps (Tensor): Their anomaly maps ``(B, H, W)``.
         scores (Tensor): Their image scores ``(B,)``.
 
     Returns:
-        tuple[Tensor, Tensor]: Maps and scores.
+        tuple[Tensor, Tensor]: Calibrated maps ``(B, H, W)`` and image scores ``(B,)``.
     """
     if prediction is None:
         return maps, scores
@@ -165,16 +165,18 @@ def apply(
 
 
 def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: NormalScores) -> float:
-    """How much of the rise of the peak on defective images the predicted peak follows, in logarithms.
+    """Measure the leakage of defects into the predicted peak.
+
+    It is the rise of the predicted peak on defective images, as a share of the rise of the true peak, in logarithms.
 
     Args:
-        statistics (Tensor): Mean and maximum of the maps of all test images ``(N, 3)``.
-        labels (Tensor): Whether they are defective ``(N,)``.
-        categories (Sequence[str]): Their categories.
-        prediction (NormalScores): Their predicted statistics.
+        statistics (Tensor): Mean, maximum and standard deviation of the maps of all test images ``(N, 3)``.
+        labels (Tensor): Whether the images are defective ``(N,)``.
+        categories (Sequence[str]): Category of each image.
+        prediction (NormalScores): Predictions for all test images.
 
     Returns:
-        float: 0 does not follow defects at all, 1 follows them fully.
+        float: 0 for no leakage, 1 for complete leakage.
     """
     own = statistics[:, 1].clamp(min=torch.finfo(torch.float32).tiny).log()
     predicted = (prediction.score_offset + prediction.score_scale).log()
@@ -187,19 +189,19 @@ def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], pre
 
 
 def statistics_of(maps: Tensor) -> Tensor:
-    """Mean, maximum and standard deviation of anomaly maps ``(B, H, W)``: ``(B, 3)``."""
+    """Compute mean, maximum and standard deviation ``(B, 3)`` of anomaly maps ``(B, H, W)``."""
     return map_statistics(InferenceBatch(anomaly_map=maps))
 
 
 def thresholds(recorder: Recorder, rate: float) -> dict[str, float]:
-    """Thresholds from the held-out images, as the default takes them, without and with calibration.
+    """Compute thresholds from the held-out images as ``CadaPostProcessor`` does, without and with calibration.
 
     Args:
-        recorder (Recorder): Of a trained model.
-        rate (float): False-alarm rate that is asked for.
+        recorder (Recorder): Recorder of a trained model.
+        rate (float): Requested false-alarm rate.
 
     Returns:
-        dict[str, float]: By name of the calibration.
+        dict[str, float]: Name of the calibration -> threshold.
     """
     data, levels = recorder.data, recorder.levels
     scores = data.scores[data.unseen]

@@ -1,13 +1,13 @@
-"""Memory and time of everything that is said about a test of many images, to the end: the report on disk.
+"""Measures memory and time of evaluating a test of many images, up to the report on disk.
 
     OMP_NUM_THREADS=1 python -m benchmarks.evaluation_memory --images 20000
 
-Maps and masks of 256x256 of four products are made one after the other, given to what the evaluator and the report
-keep, and forgotten. Then all metrics, intervals, tables, pages and files are made. A row is appended to
+Maps and masks of 256x256 of four products are made one after the other, added to the states of the evaluator and the
+report, and freed. Then all metrics, intervals, tables, pages and files are made. A row is appended to
 ``benchmarks/results/evaluation.csv``:
 
 - ``peak_mb``: peak resident memory above that of the process before the first image, in MiB.
-- ``process_mb``: peak resident memory of the whole process, the libraries included.
+- ``process_mb``: peak resident memory of the whole process, including the libraries.
 - ``add_seconds``, ``report_seconds``: processor time of one thread, without making the images.
 - ``report_mb``: size of the files of the report.
 """
@@ -37,10 +37,10 @@ MAX_ROWS = 2**17
 
 
 def make_images(count: int) -> Iterator[ScoredImage]:
-    """Images of all products in turn; a third of them defective."""
+    """Make images of all products in turn; a third of them are defective."""
     for index in range(count):
         pixels, mask = make_image(index)
-        # Not the highest value of 65,536 noisy ones, which says nothing.
+        # Not the maximum of 65,536 noisy values, which would be meaningless.
         score, product = float(np.quantile(pixels, 0.999)), PRODUCTS[index // 3 % len(PRODUCTS)]
         kind = "disc" if mask.any() else "good"
         yield ScoredImage(
@@ -94,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as first, TemporaryDirectory() as second:
-        evaluate(12, Path(first))  # what is loaded once is not counted
+        evaluate(12, Path(first))  # so that lazy imports do not count
         before = start_peak()
         seconds = evaluate(options.images, Path(second))
         peak = memory_mb("VmHWM")

@@ -1,4 +1,4 @@
-"""Small models and data that are made in no time, for runs by the hundred."""
+"""Small models and data sets that are made quickly, for hundreds of runs."""
 
 import sys
 from pathlib import Path
@@ -45,13 +45,13 @@ def tiny_model(**arguments: Any) -> UniAS:
 
 
 def write_products(root: Path, train: int = 10, test: int = 3, size: int = 64) -> Path:
-    """Write two products in the layout of MVTec AD: noise around a picture, with a square as defect.
+    """Write two products in the layout of MVTec AD: a fixed pattern with noise, and a square as the defect.
 
     Args:
         root (Path): Folder.
-        train (int): Training images of each. Defaults to ``10``.
-        test (int): Good and defective test images of each. Defaults to ``3``.
-        size (int): Side. Defaults to ``64``.
+        train (int): Training images of each product. Defaults to ``10``.
+        test (int): Good and defective test images of each product. Defaults to ``3``.
+        size (int): Side of an image in pixels. Defaults to ``64``.
 
     Returns:
         Path: The folder.
@@ -71,14 +71,14 @@ def write_products(root: Path, train: int = 10, test: int = 3, size: int = 64) -
 
 
 def two_products(root: Path, **arguments: Any) -> UnifiedDataModule:
-    """Datamodule of them, without worker processes.
+    """Build a datamodule of the two products, without worker processes.
 
     Args:
-        root (Path): From :func:`write_products`.
-        **arguments (Any): Further arguments.
+        root (Path): Folder of :func:`write_products`.
+        **arguments (Any): Further arguments of the datamodule.
 
     Returns:
-        UnifiedDataModule: Not set up.
+        UnifiedDataModule: Not set up yet.
     """
     return UnifiedDataModule(
         **{"datamodule": "MVTecAD", "root": root, "num_workers": 0, "train_batch_size": 4, **arguments}
@@ -89,7 +89,7 @@ def export_line(folder: Path) -> None:
     """Export a small PaDiM with random weights.
 
     Args:
-        folder (Path): Gets ``weights/openvino/model.xml``.
+        folder (Path): Folder for ``weights/openvino/model.xml``.
     """
     torch.manual_seed(0)
     transform = Padim.configure_pre_processor((64, 64))
@@ -102,10 +102,10 @@ def export_line(folder: Path) -> None:
 
 
 def inspect(*arguments: object) -> None:
-    """``anomalib-unias inspect`` in this process.
+    """Run ``anomalib-unias inspect`` in this process.
 
     Args:
-        *arguments (object): Of the command.
+        *arguments (object): Arguments of the command.
     """
     sys.argv = ["anomalib-unias", "inspect", *map(str, arguments)]
     main()

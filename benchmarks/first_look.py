@@ -1,9 +1,9 @@
-"""The pictures of "What to look at first": misses, false alarms and hits of the preset on real products.
+"""Makes the pictures of "What to look at first": misses, false alarms and hits of the preset on real products.
 
     python -m benchmarks.first_look --group a=DIR:pcb,cookie@60 --steps 60
 
-One model of each group is trained as it is by default, or ``--steps`` long, and tested with a report. The first
-pictures of its galleries become ``docs/images/first_look_GROUP.jpg``. Mind the licences of the pictures.
+One model per group is trained with its defaults, or for ``--steps`` steps, and tested with a report. The first pictures
+of its galleries become ``docs/images/first_look_GROUP.jpg``. Mind the licences of the images.
 """
 
 import argparse
@@ -26,13 +26,13 @@ COLUMNS = 3
 
 
 def draw(gallery: Path) -> Figure:
-    """Draw the first pictures of each gallery of a report, a row for each that is not empty.
+    """Draw the first pictures of each gallery of a report, with a row for each gallery that is not empty.
 
     Args:
         gallery (Path): Folder with the pictures.
 
     Returns:
-        Figure: Image and anomaly map beside each other, the true defect outlined.
+        Figure: Images and anomaly maps side by side, with the true defects outlined.
     """
     rows = {title: sorted(gallery.glob(f"{name}_*.jpg"))[:COLUMNS] for name, title in TITLES.items()}
     rows = {title: files for title, files in rows.items() if files}

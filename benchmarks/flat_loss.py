@@ -11,16 +11,16 @@ _STEPS_BETWEEN_LOOKS = 20
 
 
 def is_flat(losses: Sequence[float], share: float = 0.2, least: int = 200, gain: float = 0.01) -> bool:
-    """Whether the mean loss of the last window is not better than that of the window before.
+    """Check whether the mean loss of the last window is not better than that of the window before.
 
     Args:
         losses (Sequence[float]): Loss of every step.
-        share (float): Length of a window, as share of the steps. Defaults to ``0.2``.
-        least (int): Its least length. Defaults to ``200``.
-        gain (float): What counts as better, as share of the mean of the window before. Defaults to ``0.01``.
+        share (float): Length of a window, as a share of the steps. Defaults to ``0.2``.
+        least (int): Minimum length of a window in steps. Defaults to ``200``.
+        gain (float): Smallest improvement, as a share of the mean of the window before. Defaults to ``0.01``.
 
     Returns:
-        bool: ``False`` while there are no two windows.
+        bool: Whether the loss is flat; ``False`` if there are fewer steps than two windows.
 
     Example:
         >>> is_flat([1.0] * 400), is_flat([1.0] * 399), is_flat([1 - step / 500 for step in range(400)])
@@ -34,18 +34,18 @@ def is_flat(losses: Sequence[float], share: float = 0.2, least: int = 200, gain:
 
 
 class FlatLoss(Callback):
-    """Ends training when the loss is flat, but not before a least wall time, and at latest after a longest one.
+    """Ends training when the loss is flat, within a minimum and a maximum wall time.
 
     Args:
-        least_seconds (float): Least wall time.
-        most_seconds (float): Longest wall time.
+        least_seconds (float): Minimum wall time.
+        most_seconds (float): Maximum wall time.
 
     Attributes:
         flat: Whether the loss was flat when training ended.
         losses: Loss of every step.
 
     Raises:
-        ValueError: If the longest time is less than the least.
+        ValueError: If the maximum is less than the minimum.
     """
 
     def __init__(self, least_seconds: float, most_seconds: float) -> None:
@@ -66,7 +66,7 @@ class FlatLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Any], batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss, and end training if it is time."""
+        """Record the loss, and end training if the loss is flat or the time is over."""
         del pl_module, batch, batch_idx
         self.losses.append(float(outputs["loss"]))
         seconds = time.perf_counter() - self._started

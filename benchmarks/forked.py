@@ -1,4 +1,4 @@
-"""Functions in a process of their own that starts in no time, and what became of it."""
+"""Runs functions in forked processes, which start at once, and reports how they ended."""
 
 import ctypes
 import json
@@ -15,7 +15,7 @@ from typing import NoReturn
 Work = Callable[[], object]
 
 _UNCAUGHT = 70
-"""Exit status of a process that ends with an exception, which Python gives the status of an ordinary error."""
+"""Exit status for an uncaught exception, which in Python would have the status of an ordinary error."""
 
 _DIE_WITH_PARENT = 1
 _INTERNAL = ("KeyError", "IndexError", "AttributeError", "AssertionError", "UnboundLocalError", "UnpicklingError")
@@ -24,12 +24,12 @@ _LOOK = 0.01
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process has ended.
+    """How a process ended.
 
     Args:
         status (int | None): Exit status, negative for a signal; ``None`` if it was killed after the time limit.
-        told (str): All that it has printed, with the traceback of an exception that nobody caught.
-        error (str): Type of this exception or of none, and its message; or the message of ``SystemExit``.
+        told (str): Its output, with the traceback of an uncaught exception.
+        error (str): Type and message of the exception, or the message of ``SystemExit``; empty if there is none.
         caught (bool): Whether that message is all that the user sees.
     """
 
@@ -39,10 +39,10 @@ class Ended:
     caught: bool
 
     def kind(self, names: Sequence[str]) -> str:
-        """Decide what to count it as.
+        """Classify the end of the process.
 
         Args:
-            names (Sequence[str]): Names, one of which a clear message has: of the file, the key, the value.
+            names (Sequence[str]): Names of the file, key or value at fault; a clear message contains one of them.
 
         Returns:
             str: ``result``, ``hang``, ``crash`` or ``clear_error``, see :mod:`benchmarks.robustness`.
@@ -63,7 +63,7 @@ def start(work: Work, told: Path) -> int:
 
     Args:
         work (Work): The function.
-        told (Path): File for what it prints.
+        told (Path): File for its output.
 
     Returns:
         int: Identifier of the process.
@@ -79,16 +79,16 @@ def start(work: Work, told: Path) -> int:
 def wait(process: int, told: Path, limit: float) -> Ended:
     """Wait for a process, and kill it if it hangs.
 
-    It does so if it has computed for longer than the limit, or not at all for half of it. How long it takes says
-    nothing where others compute as well.
+    A process hangs if it has computed for longer than the limit, or has not computed at all for half of it. Wall time
+    would be no measure on a machine that is shared with others.
 
     Args:
-        process (int): From :func:`start`.
-        told (Path): The same file.
-        limit (float): Seconds.
+        process (int): Identifier from :func:`start`.
+        told (Path): File for its output, as given to :func:`start`.
+        limit (float): Seconds of computing time.
 
     Returns:
-        Ended: What became of it.
+        Ended: How the process ended.
     """
     used, since = 0.0, time.monotonic()
     while (found := os.waitpid(process, os.WNOHANG)) == (0, 0):
@@ -110,20 +110,20 @@ def run(work: Work, told: Path, limit: float) -> Ended:
 
     Args:
         work (Work): The function.
-        told (Path): File for what it prints.
-        limit (float): Seconds.
+        told (Path): File for its output.
+        limit (float): Seconds, see :func:`wait`.
 
     Returns:
-        Ended: What became of it.
+        Ended: How the process ended.
     """
     return wait(start(work, told), told, limit)
 
 
 def kill(process: int) -> None:
-    """End a process as a power failure does (SIGKILL).
+    """End a process at once (SIGKILL), as in a power failure.
 
     Args:
-        process (int): From :func:`start`.
+        process (int): Identifier from :func:`start`.
     """
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
@@ -132,7 +132,7 @@ def kill(process: int) -> None:
 def _run(work: Work, told: Path) -> NoReturn:
     status = _UNCAUGHT
     try:
-        # Linux: what hangs does not outlive the benchmark.
+        # Linux: a process that hangs does not outlive the benchmark.
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
@@ -142,7 +142,7 @@ def _run(work: Work, told: Path) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
-        # Not by an exception: it would go through what the parent process cleans up at its end.
+        # Not by an exception, which would run the clean-up code of the parent process.
         os._exit(status)
 
 
@@ -164,7 +164,7 @@ def _called(work: Work, told: Path) -> int:
 
 
 def _computing_time(process: int) -> float:
-    """Seconds that a process has had of a processor."""
+    """Get the processor time of a process in seconds."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""Groups of products: one model is trained for each."""
+"""Groups of products; one model is trained for each group."""
 
 import argparse
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Group:
     Args:
         name (str): Name in the tables.
         root (Path | None): Folder with categories in the layout of MVTec AD. ``None`` for the built-in products.
-        categories (tuple[str, ...]): Which ones. Empty for all.
-        train_images (int | None): How many training images of a category are used, the first ones by name. ``None`` for
-            all. Defaults to ``None``.
+        categories (tuple[str, ...]): Names of the categories. Defaults to ``()``: all.
+        train_images (int | None): Number of training images of each category, the first ones by name. Defaults to
+            ``None``: all.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Group:
         """Read ``NAME=DIR``, ``NAME=DIR:category,category``, or either with ``@4`` for four training images of each.
 
         Args:
-            text (str): From the command line.
+            text (str): Text from the command line.
 
         Returns:
-            Group: Whose folders are there.
+            Group: A group whose folders exist.
 
         Raises:
             argparse.ArgumentTypeError: If the text has another form, or a folder is missing.
@@ -62,16 +62,16 @@ class Group:
         return group
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of ``UnifiedDataModule`` that say which images, in plain values."""
+        """Get the arguments of ``UnifiedDataModule`` that select the images, as plain values."""
         data: dict[str, Any] = {"datamodule": "MVTecAD", "root": str(self.root.resolve())} if self.root else _BUILT_IN
         return {**data, "categories": list(self.categories) or "all"}
 
     def datamodule(self, seed: int, train_batch_size: int = 8) -> UnifiedDataModule:
-        """All images of the group.
+        """Build a datamodule with all images of the group.
 
         Args:
-            seed (int): Of the order of the training images.
-            train_batch_size (int): Defaults to ``8``.
+            seed (int): Seed of the order of the training images.
+            train_batch_size (int): Batch size in training. Defaults to ``8``.
 
         Returns:
             UnifiedDataModule: Not set up yet.
@@ -87,7 +87,7 @@ class Group:
 
 
 class _FewImages(UnifiedDataModule):
-    """A data module of which only the first training images of each category are used."""
+    """A datamodule that uses only the first training images of each category."""
 
     def __init__(self, train_images: int | None, **arguments: Any) -> None:
         super().__init__(**arguments)

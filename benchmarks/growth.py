@@ -1,16 +1,16 @@
-"""What grows with the image, the batch and the number of products: UniAS-lite beside PatchCore and its memory bank.
+"""Measures cost against image size, batch size and number of products: UniAS-lite and PatchCore with its memory bank.
 
     python -m benchmarks.growth
 
-Random weights and images, EfficientNet-Lite0, 60 normal images for each product, one per cent of their patches in the
-bank of PatchCore. Rows ``axis,x,model,metric,value,unit`` are written to benchmarks/results/growth.csv, a plot beside
-it; what is there is not measured again.
+Weights and images are random, the backbone is EfficientNet-Lite0, and there are 60 normal images per product; one per
+cent of their patches is in the memory bank of PatchCore. Rows ``axis,x,model,metric,value,unit`` are written to
+benchmarks/results/growth.csv, with a plot beside it; existing rows are not measured again.
 
-An epoch of UniAS is the median time of a training step from stored features times the number of steps. That of
-PatchCore, its whole training, is reading features once and choosing the bank: the time of the first 50 choices, which
-all cost the same, times their number (with distances that need no copy of all patches, see ``BoundedKCenterGreedy``).
-Evaluation is the peak memory of pixel metrics for 30 test images of each product, those of this package beside those
-of anomalib.
+The time of an epoch of UniAS is the median time of a training step with stored features times the number of steps. That
+of PatchCore, its whole training, is the time to compute features once and to choose the bank: the time of the first 50
+choices, which all cost the same, scaled to their number (with distances that need no copy of all patches, see
+``BoundedKCenterGreedy``). Evaluation is the peak memory of pixel metrics for 30 test images of each product, for this
+package and for anomalib.
 """
 
 import argparse
@@ -41,12 +41,12 @@ RUNS, CHOICES = 10, 50
 
 
 def bank_size(size: int, products: int) -> int:
-    """Patches that PatchCore keeps."""
+    """Compute the number of patches that PatchCore keeps."""
     return products * IMAGES * (size // STRIDE) ** 2 // 100
 
 
 def patchcore(size: int, products: int) -> PatchcoreModel:
-    """PatchCore with a bank of random patches."""
+    """Build a PatchCore with a bank of random patches."""
     torch.manual_seed(0)
     model = PatchcoreModel(layers=LAYERS, backbone=BACKBONE, pre_trained=False).eval()
     model.memory_bank = torch.rand(bank_size(size, products), sum(model.feature_extractor.out_dims))
@@ -54,12 +54,12 @@ def patchcore(size: int, products: int) -> PatchcoreModel:
 
 
 def seconds(function: Callable[[], object], runs: int = RUNS) -> float:
-    """Median of all calls."""
+    """Measure the median seconds of all calls."""
     return float(np.median(in_turns([function], runs)))
 
 
 def inference(model: nn.Module, size: int, batch: int) -> dict[str, tuple[float, str]]:
-    """Cost of one image, and size of the model."""
+    """Measure the cost of one image, and the size of the model."""
     images = torch.rand(batch, 3, size, size)
     with torch.no_grad():
         latency = 1000 * seconds(lambda: model(images)) / batch
@@ -74,12 +74,12 @@ def inference(model: nn.Module, size: int, batch: int) -> dict[str, tuple[float,
 
 
 def epoch_of_unias(products: int) -> float:
-    """Seconds of an epoch from stored features."""
+    """Measure the seconds of an epoch with stored features."""
     return seconds(stepper("lite", plain=False, batch=BATCH), runs=5) * products * IMAGES / BATCH
 
 
 def epoch_of_patchcore(products: int) -> float:
-    """Seconds to read all features and to choose the bank."""
+    """Measure the seconds to compute all features and to choose the bank."""
     model = patchcore(224, products).train()
     started = time.perf_counter()
     with torch.no_grad():
@@ -93,7 +93,7 @@ def epoch_of_patchcore(products: int) -> float:
 
 
 def measure(axis: str, x: int) -> dict[str, dict[str, tuple[float, str]]]:
-    """Metrics of every model at one point."""
+    """Measure the metrics of every model at one point of an axis."""
     size, batch, products = (x if axis == name else default for name, default in DEFAULTS.items())
     found = {
         "unias_lite": inference(build("lite", image_size=(size, size)).eval(), size, batch),
@@ -121,7 +121,7 @@ SHOWN = [
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """One panel for each thing that grows."""
+    """Draw one panel for each axis and metric."""
     figure, axes = plt.subplots(2, 3, figsize=(11, 6))
     for panel, (axis, metric) in zip(axes.flat, SHOWN, strict=True):
         rows = table[(table["axis"] == axis) & (table["metric"] == metric)]

@@ -1,4 +1,4 @@
-"""Runs that are measured in processes of their own, one after the other, and not repeated."""
+"""Runs in separate processes, one after the other; completed runs are not repeated."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 _LAST_LINES = 15
-# What a run prints for the one who waits; all else that libraries print is shown only if it fails.
+# Prefix of the lines that a run shows at once; its other output is shown only if it fails.
 _MARK = "  ... "
 
 _STARTED = time.perf_counter()
@@ -23,19 +23,19 @@ def say(text: str) -> None:
 
 
 def report(text: str) -> None:
-    """Print, in a run, a line that whoever waits for it gets to see."""
+    """Print, inside a run, a line that is shown at once."""
     print(_MARK + text, flush=True)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Rows that are there.
+    """Read the rows of a table.
 
     Args:
-        path (Path): A table; it need not exist.
+        path (Path): CSV file of the table; it need not exist.
         columns (Sequence[str]): Its columns.
 
     Returns:
-        pd.DataFrame: Without rows if there is no table.
+        pd.DataFrame: The rows; none if there is no table.
 
     Raises:
         ValueError: If the table has other columns.
@@ -56,15 +56,15 @@ def append(path: Path, rows: pd.DataFrame) -> None:
 
 
 def missing(jobs: Sequence[tuple[str, ...]], table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:
-    """Jobs whose rows are not there.
+    """Find the jobs without rows in the table.
 
     Args:
-        jobs (Sequence[tuple[str, ...]]): Jobs, each the values of ``key``.
-        table (pd.DataFrame): Rows that are there.
-        key (Sequence[str]): Columns that tell jobs apart.
+        jobs (Sequence[tuple[str, ...]]): Jobs, each with the values of ``key``.
+        table (pd.DataFrame): Existing rows.
+        key (Sequence[str]): Columns that identify a job.
 
     Returns:
-        list[tuple[str, ...]]: In the same order.
+        list[tuple[str, ...]]: Missing jobs, in the same order.
     """
     done = set(table[list(key)].astype(str).itertuples(index=False, name=None))
     return [job for job in jobs if job not in done]
@@ -75,17 +75,17 @@ def run_all(module: str, jobs: Sequence[tuple[str, ...]]) -> bool:
 
     Args:
         module (str): Module with ``--one``; it appends its rows itself.
-        jobs (Sequence[tuple[str, ...]]): What follows ``--one``.
+        jobs (Sequence[tuple[str, ...]]): Values for ``--one``.
 
     Returns:
-        bool: Whether all succeeded. Those that failed are shown with their last lines.
+        bool: Whether all succeeded. For failed jobs the last lines of their output are shown.
     """
     failed: dict[str, Sequence[str]] = {}
     for number, job in enumerate(jobs, start=1):
         name = ", ".join(job)
         say(f"{number}/{len(jobs)}: {name}")
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        # A process of its own, for its peak memory.
+        # A separate process, to measure its peak memory.
         command = [sys.executable, "-W", "ignore", "-m", module, *sys.argv[1:], "--one", *job]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             for line in process.stdout or ():

@@ -1,4 +1,4 @@
-"""Trainings and inspections that are killed at a random moment, and go on."""
+"""Trainings and inspections that are killed at a random moment, and resumed."""
 
 import json
 import time
@@ -21,11 +21,11 @@ _STEPS = 40
 
 
 def training(folder: Path, data: Path) -> None:
-    """Train and calibrate, going on with the last checkpoint if there is one, and write the final state.
+    """Train and calibrate, from the last checkpoint if there is one, and write the final state.
 
     Args:
-        folder (Path): For checkpoints and ``final.pt``.
-        data (Path): From :func:`write_products`.
+        folder (Path): Folder for checkpoints and ``final.pt``.
+        data (Path): Folder of :func:`write_products`.
     """
     torch.manual_seed(0)
     model = tiny_model(post_processor=CadaPostProcessor(), evaluator=False, feature_cache="memory")
@@ -46,17 +46,17 @@ def training(folder: Path, data: Path) -> None:
 
 
 def killed_trainings(work: Path, data: Path, kills: int, limit: float, rng: np.random.Generator) -> dict[str, int]:
-    """Kill trainings, resume them, and compare weights and calibration with those of one that was not killed.
+    """Kill trainings, resume them, and compare weights and calibration with an uninterrupted training.
 
     Args:
         work (Path): Empty folder.
-        data (Path): Images.
+        data (Path): Data set.
         kills (int): Number of trainings.
-        limit (float): Seconds after which one hangs.
+        limit (float): Seconds after which a training counts as a hang.
         rng (np.random.Generator): Draws the moments.
 
     Returns:
-        dict[str, int]: ``tried`` and the counts of what became of them. ``lost`` counts tensors that differ.
+        dict[str, int]: ``tried`` and the counts of the outcomes. ``lost`` counts tensors that differ.
     """
     whole = work / "whole"
     whole.mkdir()
@@ -83,19 +83,19 @@ def killed_trainings(work: Path, data: Path, kills: int, limit: float, rng: np.r
 def killed_inspections(
     work: Path, model: Path, images: Path, kills: int, limit: float, rng: np.random.Generator
 ) -> dict[str, int]:
-    """Kill inspections, resume them, and compare lines and pictures with those of one that was not killed.
+    """Kill inspections, resume them, and compare lines and pictures with an uninterrupted inspection.
 
     Args:
         work (Path): Empty folder.
         model (Path): Exported model.
         images (Path): Folder of images.
         kills (int): Number of inspections.
-        limit (float): Seconds after which one hangs.
+        limit (float): Seconds after which an inspection counts as a hang.
         rng (np.random.Generator): Draws the moments.
 
     Returns:
-        dict[str, int]: ``tried`` and the counts of what became of them. ``lost`` counts images without a line, with
-        two, with another one, or with another picture.
+        dict[str, int]: ``tried`` and the counts of the outcomes. ``lost`` counts images with no line, two lines, a
+        different line or a different picture.
     """
 
     def inspection(folder: Path) -> Callable[[], object]:
@@ -127,13 +127,13 @@ def killed_inspections(
 
 
 def lines_of(output: Path) -> list[dict]:
-    """Lines of a file of results without times, in the order of the images.
+    """Read the lines of a file of results without times, in the order of the images.
 
     Args:
-        output (Path): JSON lines.
+        output (Path): File of JSON lines.
 
     Returns:
-        list[dict]: One for each line.
+        list[dict]: One entry for each line.
     """
     entries = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     kept = ({name: value for name, value in entry.items() if name != "milliseconds"} for entry in entries)
@@ -141,13 +141,13 @@ def lines_of(output: Path) -> list[dict]:
 
 
 def pictures_of(folder: Path) -> dict[str, bytes]:
-    """Contents of all pictures.
+    """Read all pictures.
 
     Args:
-        folder (Path): Of overlays.
+        folder (Path): Folder of overlays.
 
     Returns:
-        dict[str, bytes]: By path.
+        dict[str, bytes]: Relative path -> contents.
     """
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
@@ -179,7 +179,7 @@ def _require_result(ended: forked.Ended) -> None:
 
 
 def _different_tensors(whole: Path, resumed: Path) -> int:
-    """Number of tensors of the final model, and of its last checkpoint, that are missing or have other values."""
+    """Count tensors of the final model, and of its last checkpoint, that are missing or have other values."""
     if not (resumed / "final.pt").exists():
         return 1
     pairs = [

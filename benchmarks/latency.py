@@ -1,16 +1,16 @@
-"""How fast are models, runtimes and precisions, from image files to answers?
+"""Measures the speed of models, runtimes and precisions, from image files to answers.
 
     python -m benchmarks.latency --models unias_lite patchcore --seconds 10
 
-Weights are random but those of STFPM and Supersimplenet, which anomalib makes with pre-trained ones only: these two
-take EfficientNet-Lite0, as in the benchmark of quality. Each row is measured in a process of its own, warm, on the same
-files, in the quietest of up to five looks if others take time from a virtual machine. It is appended as soon as it is
-done; rows that are there are not repeated; a picture is drawn beside them. All models are exported for images of any
-size, UniAS for batches of any size too. Columns:
+Weights are random except those of STFPM and Supersimplenet, which anomalib builds only with pre-trained weights: these
+two use EfficientNet-Lite0, as in the quality benchmark. Each row is measured in a separate process after a warm-up, on
+the same files. On a virtual machine that shares its processors, it is the quietest of up to five trials. A row is
+appended as soon as it is done; existing rows are not repeated; a figure is drawn beside the table. All models are
+exported for images of any size, UniAS also for batches of any size. Columns:
 ``model,backend,precision,mode,batch,images_per_second,p50_ms,p99_ms,peak_mb,size_mb``.
 The mode ``anomalib`` is anomalib's own inferencer (for ONNX Runtime, its reading of files); ``sync`` is this package's
-line with the LATENCY hint, ``async`` with the THROUGHPUT hint. ``peak_mb`` is the largest resident memory of the
-process, with the libraries; ``size_mb`` is what the exported files take. The compiled model is not taken from a cache.
+line with the LATENCY hint, ``async`` with the THROUGHPUT hint. ``peak_mb`` is the peak resident memory of the process,
+including the libraries; ``size_mb`` is the size of the exported files. The compiled model is not taken from a cache.
 """
 
 import argparse
@@ -53,7 +53,7 @@ COLUMNS = ["model", "backend", "precision", "mode", "batch"]
 COLUMNS += ["images_per_second", "p50_ms", "p99_ms", "peak_mb", "size_mb"]
 KEY = COLUMNS[:5]
 WARM_UP = 5
-# A row is measured again, up to so many times, while others take more than this share of a processor.
+# A row is measured up to ATTEMPTS times, until others take at most this share of a processor.
 ATTEMPTS = 5
 QUIET = 0.03
 COMPRESSIONS = {
@@ -62,7 +62,7 @@ COMPRESSIONS = {
     "int8": CompressionType.INT8,
     "int8_ptq": CompressionType.INT8_PTQ,
 }
-# One per cent of 28 x 28 patches of the 530 training images of four categories.
+# One per cent of the 28 x 28 patches of each of the 530 training images of four categories.
 PATCHCORE_BANK = 4155
 
 
@@ -100,7 +100,7 @@ MODELS: dict[str, Callable[[], AnomalibModule]] = {
 
 
 def build(name: str) -> AnomalibModule:
-    """Model with random weights, made-up thresholds, and resizing as in training."""
+    """Build a model with random weights, arbitrary thresholds, and resizing as in training."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     make_exportable(model)
@@ -110,7 +110,7 @@ def build(name: str) -> AnomalibModule:
 
 
 def write_images(folder: Path, size: int, count: int = 16) -> list[Path]:
-    """JPEG photographs of noise with large structures."""
+    """Write JPEG images of coarse noise."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(count)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def write_images(folder: Path, size: int, count: int = 16) -> list[Path]:
 
 
 def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Path:
-    """Export once; the file if it is there."""
+    """Export the model, unless the file exists already."""
     folder = work / name / precision
     path = folder / "weights" / kind / {"torch": "model.pt", "onnx": "model.onnx", "openvino": "model.xml"}[kind]
     if path.exists():
@@ -129,7 +129,7 @@ def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Pa
     model = build(name)
     if kind == "torch":
         return model.to_torch(folder)
-    # PatchCore of anomalib 2.7.0 takes batches of two images and no other, if it is exported for batches of any size.
+    # PatchCore of anomalib 2.7.0, exported for batches of any size, takes only batches of two images.
     shapes = {} if isinstance(model, UniAS) else {"dynamic_shapes": ({2: Dim.AUTO, 3: Dim.AUTO},)}
     options = {**QUIET_ONNX, **shapes}
     if kind == "onnx":
@@ -140,7 +140,7 @@ def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Pa
 
 
 def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator[float]:
-    """Milliseconds of one image after the other, for ever."""
+    """Yield the milliseconds of one image after the other, for ever."""
     if backend == "openvino" and mode != "anomalib":
         hint = "throughput" if mode == "async" else "latency"
         line = ThroughputInferencer(path, hint=hint, cache_dir=path.parent / "cache")
@@ -183,7 +183,7 @@ def measure(row: dict[str, str], path: Path, images: list[Path], seconds: float)
 
 
 def look(source: Iterator[float], seconds: float) -> tuple[float, float, list[float]]:
-    """Share of a processor that others took meanwhile, images per second, milliseconds of every image."""
+    """Measure the share of a processor that others took, images per second, and milliseconds of every image."""
     stolen, times, started = stolen_seconds(), [], time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or len(times) < WARM_UP:
         times.append(next(source))
@@ -191,12 +191,12 @@ def look(source: Iterator[float], seconds: float) -> tuple[float, float, list[fl
 
 
 def stolen_seconds() -> float:
-    """Time of all processors that the host of a virtual machine has given to others, since its start."""
+    """Get the processor time that the host of a virtual machine has given to others since the start of the machine."""
     return int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def rows_of(model: str) -> Iterator[tuple[dict[str, str], str]]:
-    """Rows of a model, and what is exported for them."""
+    """Yield the rows of a model, and the kind of export for each."""
     for backend, kind in (("torch", "torch"), ("onnxruntime", "onnx")):
         yield {"model": model, "backend": backend, "precision": "fp32", "mode": "anomalib", "batch": "1"}, kind
     for precision in COMPRESSIONS:
@@ -259,7 +259,7 @@ def show(output: Path) -> None:
 
 
 def draw(output: Path) -> None:
-    """Bars of images per second, one panel for each model, as a picture beside the table."""
+    """Draw bars of images per second, with one panel for each model, in a figure beside the table."""
     table = pd.read_csv(output)
     names = table["model"].unique()
     figure, axes = plt.subplots(

@@ -1,9 +1,10 @@
-"""The inspection line against anomalib's inferencer: the same exported model, the same files, in turns.
+"""Compares the inspection line with anomalib's inferencer: the same exported model, the same files, in turns.
 
     python -m benchmarks.line
 
-Whole turns of many images, so that both see the same machine, with UniAS-lite (random weights) in FP32 and JPEG files
-of 700 pixels. A row is written to benchmarks/results/speed.csv: milliseconds per image.
+The two alternate, with many images per turn, so that both run under the same load. The model is UniAS-lite (random
+weights) in FP32, the images are JPEG files of 700 pixels. A row is written to benchmarks/results/speed.csv:
+milliseconds per image.
 """
 
 import argparse

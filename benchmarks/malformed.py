@@ -1,4 +1,4 @@
-"""Image files as they come from broken disks, cables and people."""
+"""Malformed image files, as broken disks, cables and people make them."""
 
 import os
 from collections.abc import Callable
@@ -14,15 +14,15 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".webp
 
 
 def image_bytes(rng: np.random.Generator, suffix: str, size: int = 48) -> bytes:
-    """An image of noise.
+    """Make an image file of noise.
 
     Args:
         rng (np.random.Generator): Draws its pixels.
-        suffix (str): Kind of the file.
-        size (int): Side. Defaults to ``48``.
+        suffix (str): Suffix that selects the file format.
+        size (int): Side in pixels. Defaults to ``48``.
 
     Returns:
-        bytes: Of the file.
+        bytes: Contents of the file.
     """
     data = BytesIO()
     Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(data, _FORMATS[suffix])
@@ -96,11 +96,11 @@ MALFORMED: dict[str, Writer] = {
     "pipe": _pipe,
     "link to itself or a device": _link,
 }
-"""Writers of malformed files by what is wrong with them."""
+"""What is wrong with a file -> function that writes such a file."""
 
 NAMES: dict[str, Callable[[int], bytes]] = {
     "name that is not UTF-8": lambda number: b"\xff\xfe%d.png" % number,
     "name of 255 bytes": lambda number: b"%0251d.png" % number,
     "name with control characters": lambda number: b"a\nb\r\t\x1b[31m%d.png" % number,
 }
-"""Names of well-formed images that something stumbles over."""
+"""Difficult file names for well-formed images."""

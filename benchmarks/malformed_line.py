@@ -1,4 +1,4 @@
-"""Images, lists, videos, models and results that the inspection line cannot work with."""
+"""Malformed images, lists, videos, models and results for the inspection line."""
 
 import os
 import shutil
@@ -18,17 +18,17 @@ _RESULT = b'{"image": "a", "score": 1}\n'
 
 
 def inspected_images(work: Path, model: Path, count: int, limit: float, rng: np.random.Generator) -> list[dict]:
-    """Inspect one folder of malformed images; what is skipped with a warning counts as a clear error.
+    """Inspect one folder of malformed images; images that are skipped with a warning count as a clear error.
 
     Args:
         work (Path): Empty folder.
         model (Path): Exported model.
         count (int): Number of images.
-        limit (float): Seconds after which the inspection hangs.
+        limit (float): Seconds after which the inspection counts as a hang.
         rng (np.random.Generator): Draws the images.
 
     Returns:
-        list[dict]: ``case``, ``tried`` and counts for each kind of image.
+        list[dict]: ``case``, ``tried`` and counts of the outcomes for each kind of image.
     """
     cases = _write_images(work / "inputs", count, rng)
     output = work / "inputs.jsonl"
@@ -53,7 +53,7 @@ def inspected_images(work: Path, model: Path, count: int, limit: float, rng: np.
 
 
 def _write_images(folder: Path, count: int, rng: np.random.Generator) -> dict[str, list[Path]]:
-    """Write malformed images, and well-formed ones with strange names between them, by case."""
+    """Write malformed images, mixed with well-formed ones with difficult names; return the paths by case."""
     folder.mkdir()
     cases: dict[str, list[Path]] = {case: [] for case in (*MALFORMED, *NAMES)}
     for number in range(count):
@@ -69,7 +69,7 @@ def _write_images(folder: Path, count: int, rng: np.random.Generator) -> dict[st
 
 
 def sources(work: Path, images: Path, model: Path, rng: np.random.Generator) -> Iterator[tuple[str, list[Attempt]]]:
-    """Malformed lists, videos, models and results, and arguments that get in each other's way.
+    """Make malformed lists, videos, models and results, and conflicting arguments.
 
     Args:
         work (Path): Empty folder.
@@ -124,7 +124,7 @@ def _random(path: Path, rng: np.random.Generator, start: bytes = b"") -> Path:
 
 
 def _models(folder: Path, model: Path, rng: np.random.Generator) -> list[Path]:
-    """Exports whose graph or weights are cut off or changed."""
+    """Write exports whose graph or weights are cut off or changed."""
     folder.mkdir()
     paths = []
     for number in range(60):
@@ -144,7 +144,7 @@ def _models(folder: Path, model: Path, rng: np.random.Generator) -> list[Path]:
 
 
 def _results(path: Path, rng: np.random.Generator) -> Path:
-    """Results of which a line in the middle is damaged."""
+    """Write a file of results with a damaged line in the middle."""
     line = rng.bytes(40).replace(b"\n", b"") if rng.random() < 0.5 else _RESULT[: int(rng.integers(0, 20))]
     path.write_bytes(_RESULT + line + b"\n" + _RESULT)
     return path

@@ -1,4 +1,4 @@
-"""Data sets, configurations and checkpoints as they come from people and broken disks, for the stock commands."""
+"""Malformed data sets, configurations and checkpoints, as people and broken disks make them, for the stock commands."""
 
 import io
 import shutil
@@ -26,8 +26,8 @@ class Attempt:
     """One malformed input.
 
     Args:
-        work (Callable[[], object]): What is done with it.
-        names (list[str]): Names, one of which a clear message has.
+        work (Callable[[], object]): Function that uses the input.
+        names (list[str]): Names; a clear error message contains one of them.
     """
 
     work: Callable[[], object]
@@ -36,13 +36,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Project:
-    """A well-formed project, which each input is made from.
+    """A well-formed project from which each malformed input is made.
 
     Args:
         data (Path): Two products in the layout of MVTec AD.
-        checkpoint (Path): Of a tiny UniAS.
+        checkpoint (Path): Checkpoint of a tiny UniAS.
         root (Path): Empty folder for results.
-        options (dict[str, Any]): Of the engine.
+        options (dict[str, Any]): Options of the engine.
     """
 
     data: Path
@@ -51,10 +51,10 @@ class Project:
     options: dict[str, Any] = field(default_factory=lambda: {"max_steps": 2, "accelerator": "cpu"})
 
     def engine(self) -> Engine:
-        """The stock engine, without output.
+        """Build the stock engine, without output.
 
         Returns:
-            Engine: For two steps.
+            Engine: Engine for two steps.
         """
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         return Engine(default_root_dir=self.root, **quiet, **self.options)
@@ -63,7 +63,7 @@ class Project:
         """Copy the data.
 
         Args:
-            number (int): Of the input.
+            number (int): Number of the input.
 
         Returns:
             Path: The copy.
@@ -72,32 +72,32 @@ class Project:
 
 
 Case = Callable[[Project, int, np.random.Generator], Iterator[Attempt]]
-"""Makes a number of inputs."""
+"""Function that makes a number of malformed inputs."""
 
-# Values that no argument has, and some that few have.
+# Values that are wrong for all or most arguments.
 _VALUES = [None, "", "nonsense", -1, 0, 1.5, 10**12, True, [], [1, "a"], {"a": 1}, float("nan"), "../..", "\x00"]
 
 
-# By which messages call arguments.
+# Words that error messages use for arguments.
 _WORDS = ["level", "Level", "network", "Backbone", "weights", "size", "stride", "steps", "class", "parsing config"]
 
 
 def train(project: Project, data: Path, **arguments: Any) -> None:
-    """``anomalib train`` without the parsing of its arguments.
+    """Run ``anomalib train`` without parsing its arguments.
 
     Args:
-        project (Project): Where the results go.
+        project (Project): Project for the results.
         data (Path): Data set.
-        **arguments (Any): Of the datamodule.
+        **arguments (Any): Arguments of the datamodule.
     """
     project.engine().train(tiny_model(feature_cache="off"), datamodule=two_products(data, **arguments))
 
 
 def train_stock(project: Project, data: Path) -> None:
-    """The same with a datamodule of anomalib.
+    """Run :func:`train` with a datamodule of anomalib.
 
     Args:
-        project (Project): Where the results go.
+        project (Project): Project for the results.
         data (Path): Data set.
     """
     datamodule = MVTecAD(data, "plate", train_batch_size=4, num_workers=0)
@@ -109,10 +109,10 @@ def damaged_images(where: str, run: Callable[[Project, Path], object]) -> Case:
 
     Args:
         where (str): Image in the data set that is replaced.
-        run (Callable[[Project, Path], object]): What is done with the data set.
+        run (Callable[[Project, Path], object]): Function that uses the data set.
 
     Returns:
-        Case: Of all kinds of malformed images in turn.
+        Case: Case with all kinds of malformed images in turn.
     """
 
     def attempts(project: Project, count: int, rng: np.random.Generator) -> Iterator[Attempt]:
@@ -126,7 +126,7 @@ def damaged_images(where: str, run: Callable[[Project, Path], object]) -> Case:
 
 
 def category_names(project: Project, count: int, rng: np.random.Generator) -> Iterator[Attempt]:
-    """Categories that do not exist, lead out of the data set, or are called like a row of the metrics."""
+    """Make names of categories that do not exist, lead out of the data set, or are names of rows of the metrics."""
     del rng
     names = ["../plate", "/etc", "..", ".", "", "a/b", "plate/../lid", "mean", "mixed", "gap", "\x00"]
     names += ["plate\n", "Plate", "C:\\plate", "\udcff", "plate ", "*", "-", "~", "%s", "é" * 300]
@@ -136,7 +136,7 @@ def category_names(project: Project, count: int, rng: np.random.Generator) -> It
 
 
 def folders(project: Project, count: int, rng: np.random.Generator) -> Iterator[Attempt]:
-    """Data sets of which folders are missing, empty, files, or links."""
+    """Make data sets in which folders are missing, empty, files, or links."""
     parts = ["", "plate", "plate/train", "plate/train/good", "plate/test", "plate/test/good", "plate/test/square"]
     parts += ["plate/ground_truth", "plate/ground_truth/square"]
     for number in range(count):
@@ -154,7 +154,7 @@ def folders(project: Project, count: int, rng: np.random.Generator) -> Iterator[
 
 
 def tables(project: Project, count: int, rng: np.random.Generator) -> Iterator[Attempt]:
-    """Tables of images that are damaged, and ``Folder`` with tables instead of folders."""
+    """Make damaged tables of images, and ``Folder`` with tables instead of folders."""
     good = "image_path,label_index,split\n" + "".join(
         f"{path},{int(path.parent.name != 'good')},{path.parent.parent.name}\n"
         for path in sorted((project.data / "plate").glob("t*/*/*.png"))
@@ -191,7 +191,7 @@ def _train_table(project: Project, path: Path, *, as_folder: bool) -> None:
 
 
 def configurations(command: str) -> Case:
-    """Make a case of configurations with a damaged text, or a value that does not fit, for the stock command.
+    """Make a case of configurations with damaged text or a wrong value, for the stock command.
 
     Args:
         command (str): ``train``, ``predict`` or ``export``.
@@ -245,10 +245,10 @@ def _damaged(text: bytes, rng: np.random.Generator) -> bytes:
 
 
 def checkpoints(run: Callable[[Project, Path], object]) -> Case:
-    """Make a case of checkpoints that are damaged, are of something else, or lack a part.
+    """Make a case of checkpoints that are damaged, belong to something else, or lack a part.
 
     Args:
-        run (Callable[[Project, Path], object]): What is done with the checkpoint.
+        run (Callable[[Project, Path], object]): Function that uses the checkpoint.
 
     Returns:
         Case: Checkpoints.
@@ -289,20 +289,20 @@ def _write_checkpoint(path: Path, good: Path, how: int, rng: np.random.Generator
 
 
 def resume(project: Project, checkpoint: Path) -> None:
-    """Train on from a checkpoint.
+    """Resume training from a checkpoint.
 
     Args:
-        project (Project): Data.
+        project (Project): Project with the data.
         checkpoint (Path): The checkpoint.
     """
     project.engine().fit(tiny_model(feature_cache="off"), datamodule=two_products(project.data), ckpt_path=checkpoint)
 
 
 def predict(project: Project, checkpoint: Path) -> None:
-    """Predict by a checkpoint.
+    """Predict with a checkpoint.
 
     Args:
-        project (Project): Images.
+        project (Project): Project with the images.
         checkpoint (Path): The checkpoint.
     """
     project.engine().predict(tiny_model(), data_path=project.data / "plate/test/good", ckpt_path=checkpoint)
@@ -312,8 +312,8 @@ def predict_images(project: Project, data: Path) -> None:
     """Predict a folder of images.
 
     Args:
-        project (Project): Checkpoint.
-        data (Path): Data set, of which the good test images of a product are taken.
+        project (Project): Project with the checkpoint.
+        data (Path): Data set; the good test images of one product are used.
     """
     project.engine().predict(tiny_model(), data_path=data / "plate/test/good", ckpt_path=project.checkpoint)
 
@@ -322,7 +322,7 @@ def export(project: Project, checkpoint: Path) -> None:
     """Export a checkpoint.
 
     Args:
-        project (Project): Where to.
+        project (Project): Project for the export.
         checkpoint (Path): The checkpoint.
     """
     project.engine().export(tiny_model(), ExportType.TORCH, export_root=project.root, ckpt_path=checkpoint)
@@ -346,4 +346,4 @@ PROJECT_CASES: dict[tuple[str, str], tuple[Case, int]] = {
     ("export", "configuration"): (configurations("export"), 30),
     ("export", "checkpoint"): (checkpoints(export), 40),
 }
-"""Cases and how many inputs of each, by target and name."""
+"""Target and name -> case and number of inputs."""

@@ -1,4 +1,4 @@
-"""Metrics as the tables have them."""
+"""Metrics in the form of the tables."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ Row = tuple[str, str, float]
 
 
 def table_rows(results: pd.DataFrame) -> list[Row]:
-    """What the tables show of the results of ``UnifiedEvaluator``."""
+    """Select the results of ``UnifiedEvaluator`` that the tables show."""
     shown = results[results["metric"].isin(METRICS) & (results["category"] != GAP)]
     return list(shown[["category", "metric", "value"]].itertuples(index=False, name=None))
 
@@ -37,7 +37,7 @@ class Measurement:
         Args:
             maps (Tensor): Anomaly maps ``(B, H, W)``.
             scores (Sequence[float]): Image scores.
-            masks (Tensor): True masks ``(B, H, W)``.
+            masks (Tensor): Ground-truth masks ``(B, H, W)``.
             labels (Sequence[bool]): Whether an image is defective.
             categories (Sequence[str]): Category of each image.
         """
@@ -58,6 +58,6 @@ class Measurement:
             )
 
     def rows(self) -> list[Row]:
-        """Metrics of each category, their mean, and the joint set."""
+        """Compute the metrics of each category, their mean, and those of the joint set."""
         images, tables = self._collection.images(), self._collection.pixel_tables(torch.device("cpu"))
         return table_rows(unified_metrics(images, tables, fpr_limit=0.3, max_rows=2**17))

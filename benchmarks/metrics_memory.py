@@ -1,13 +1,13 @@
-"""Memory and time of the bounded pixel metrics against anomalib's.
+"""Compares memory and time of the bounded pixel metrics with anomalib's.
 
-Every measurement is a process of its own: maps and masks of 256x256 are made one batch after the other, given to the
-metrics, and forgotten. ``anomalib`` computes AUPR, AUPRO and F1AdaptiveThreshold; ``ours`` PixelMetrics (seven metrics,
-these among them) and F1Threshold. Written to ``benchmarks/results/metrics.csv``:
+Every measurement is a separate process: maps and masks of 256x256 are made batch by batch, given to the metrics, and
+freed. ``anomalib`` computes AUPR, AUPRO and F1AdaptiveThreshold; ``ours`` computes PixelMetrics (seven metrics,
+including these) and F1Threshold. The results are written to ``benchmarks/results/metrics.csv``:
 
 - ``peak_mb``: peak resident memory above that of the process before the first image, in MiB.
 - ``seconds``: processor time of one thread in ``update`` and ``compute``, without making the images.
 - ``max_error``: largest difference from the exact value of the average precision, of the AUPRO, and of the best F1
-  score (that which the returned threshold reaches). The exact values are computed here, independently of both.
+  score (the one at the returned threshold). The exact values are computed here, independently of both.
 
 A process that needs more than ``--limit-gb`` is stopped; its row has no values.
 
@@ -42,7 +42,7 @@ FIELDS = ["anomaly_map", "gt_mask"]
 
 
 def make_image(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coarse and fine noise in (0, 1), a brighter disc as the defect of every third image."""
+    """Make coarse and fine noise in (0, 1), with a brighter disc as the defect of every third image."""
     rng = np.random.default_rng(index)
     coarse = np.kron(rng.standard_normal((16, 16)), np.ones((16, 16)))
     level = coarse + rng.standard_normal((SIZE, SIZE))
@@ -56,7 +56,7 @@ def make_image(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_batches(images: int) -> Iterator[ImageBatch]:
-    """Images in batches as the evaluator of anomalib gets them."""
+    """Make images in batches as anomalib's evaluator gets them."""
     for start in range(0, images, BATCH):
         maps, masks = zip(*map(make_image, range(start, min(start + BATCH, images))), strict=True)
         yield ImageBatch(
@@ -108,7 +108,7 @@ IMPLEMENTATIONS = {"ours": Ours, "anomalib": Anomalib}
 
 
 def memory_mb(field: str, process: int | str = "self") -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process."""
+    """Get ``VmRSS`` (now) or ``VmHWM`` (peak) of a process in MiB."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -116,8 +116,8 @@ def memory_mb(field: str, process: int | str = "self") -> float:
 
 
 def start_peak() -> float:
-    """Forget the peak of this process; what its ``VmHWM`` is to be compared with."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before would be taken again without being counted
+    """Reset the peak memory of this process; return the memory to subtract from a later ``VmHWM``."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise memory that was freed before is reused without being counted
     Path("/proc/self/clear_refs").write_text("5")
     return memory_mb("VmRSS")
 
@@ -139,9 +139,9 @@ def measure_here(implementation: str, images: int) -> dict[str, float]:
 
 
 def measure(implementation: str, images: int, limit_gb: float) -> dict[str, float] | None:
-    """Run one implementation in a process of its own; ``None`` if it was stopped."""
+    """Run one implementation in a separate process; ``None`` if it was stopped."""
     command = [sys.executable, "-m", "benchmarks.metrics_memory", "--measure", implementation, "--images", str(images)]
-    # Large freed blocks go back to the system at once: otherwise the peak shows what the allocator keeps.
+    # Return large freed blocks to the system at once: otherwise the peak includes what the allocator keeps.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         while process.poll() is None:
@@ -158,7 +158,7 @@ def measure(implementation: str, images: int, limit_gb: float) -> dict[str, floa
 
 @cache
 def exact_values(images: int) -> dict[str, float]:
-    """Average precision, AUPRO and largest F1 score, from the ranks of the defective pixels among all others."""
+    """Compute average precision, AUPRO and best F1 score, from the ranks of the defective pixels among all others."""
     scores, weights, normal, regions = [], [], 0, 0
     for index in range(images):
         anomaly_map, mask = make_image(index)
@@ -174,7 +174,7 @@ def exact_values(images: int) -> dict[str, float]:
         above += np.bincount(np.searchsorted(thresholds, others, side="left"), minlength=len(above))
         at_least += np.bincount(np.searchsorted(thresholds, others, side="right"), minlength=len(above))
 
-    # From the highest defective score down: false positives above and at least as high, and what is found.
+    # From the highest defective score down: false positives above it and at least as high, and true positives.
     fp_above, fp = np.cumsum(above[:0:-1]), np.cumsum(at_least[:0:-1])
     tp = np.cumsum(np.bincount(index_of)[::-1])
     overlap = np.cumsum(np.bincount(index_of, weights=np.concatenate(weights))[::-1]) / regions
@@ -191,7 +191,7 @@ def exact_values(images: int) -> dict[str, float]:
 
 
 def f1_at(images: int, threshold: float) -> float:
-    """F1 score of ``score >= threshold``, for which anomalib chooses its threshold."""
+    """Compute the F1 score of ``score >= threshold``, which anomalib's threshold maximises."""
     counts = np.zeros(2)
     for index in range(images):
         anomaly_map, mask = make_image(index)

@@ -1,11 +1,11 @@
-"""Does OpenVINO's Model API give the answers of OpenVINO and of training, from files that OpenCV reads?
+"""Compares the answers of OpenVINO's Model API, for files that OpenCV reads, with those of OpenVINO and of training.
 
     python -m benchmarks.model_api --root DIR --checkpoint unias_lite.ckpt --limit 20
 
-DIR holds categories in the layout of MVTec AD, CKPT is a checkpoint with thresholds. For every category and precision
-the export for images of any size, adapted for Model API, answers ``--limit`` images without a setting. Columns of
-``model_api.csv``: images; how many OpenVINO calls anomalous; labels, and pixels of masks, that are others than
-OpenVINO's own; labels that are others than those of training; the largest differences of scores to both.
+DIR contains categories in the layout of MVTec AD; the checkpoint has thresholds. For every category and precision, the
+export for images of any size, adapted for Model API, predicts ``--limit`` images without any setting. Columns of
+``model_api.csv``: number of images; number that OpenVINO calls anomalous; labels, and pixels of masks, that differ from
+OpenVINO's own; labels that differ from those of training; the largest differences of scores to both.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PRECISIONS = {"fp32": None, "fp16": CompressionType.FP16, "int8": CompressionTyp
 
 @torch.no_grad()
 def compare(model: UniAS, path: Path, adapted: Path, files: list[Path]) -> dict[str, float]:
-    """Answers of three programs for the same files."""
+    """Compare the answers of three programs for the same files."""
     compiled = openvino_core().compile_model(path, "CPU")
     wrapper = Model.create_model(str(adapted), device="CPU")
     rows = []

@@ -1,4 +1,4 @@
-"""The models that are compared, on the features of one frozen EfficientNet-Lite0 and images of 224x224."""
+"""The compared models, all with a frozen EfficientNet-Lite0 and images of 224x224."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ SIZE = (224, 224)
 PRESET = "unias_lite"
 ONE_PASS = ("patchcore", "patchcore_10", "padim")
 TRAINED = ("stfpm", "supersimplenet", "reverse_distillation")
-# Models of this package that are trained as long as they are by default.
+# Models of this package, which are trained for their default number of steps.
 PRESETS = {PRESET: UniASLite, "uniad_lite": UniADLite, "recontrast_lite": ReContrastLite}
 MODELS = (*PRESETS, *ONE_PASS, *TRAINED)
-# The other two presets take an hour of a CPU: whoever wants them in a table names them.
+# The other two presets take an hour on a CPU and have to be named explicitly.
 BY_DEFAULT = (PRESET, *ONE_PASS, *TRAINED)
 
 # Share of the patches that are kept; a tenth is anomalib's default.
@@ -30,14 +30,14 @@ _CORESETS = {"patchcore": 0.01, "patchcore_10": 0.1}
 _PATCHES, _CHANNELS = 28 * 28, 40 + 112
 # Patches that anomalib 2.7.0 compares with the memory bank at once.
 _CHUNK = 1024
-# Of the process without patches, in GB.
+# Memory of the process without patches, in GB.
 _REST = 2.0
 
 
-class QuickPatchcore(Patchcore, AnomalibModule):  # the second, for anomalib to find it by its name
-    """Chooses the patches that anomalib's coreset would, by distances that need no copy of all patches.
+class QuickPatchcore(Patchcore, AnomalibModule):  # AnomalibModule, so that anomalib finds it by its name
+    """Chooses the same patches as anomalib's coreset, with distances that need no copy of all patches.
 
-    Anomalib 2.7.0 copies all patches for every one that it chooses.
+    Anomalib 2.7.0 copies all patches for every patch that it chooses.
     """
 
     def fit(self) -> None:
@@ -49,14 +49,14 @@ class QuickPatchcore(Patchcore, AnomalibModule):  # the second, for anomalib to 
 
 
 def build(name: str, **arguments: Any) -> AnomalibModule:
-    """Build a model, without pictures.
+    """Build a model that draws no pictures.
 
     Args:
         name (str): One of ``MODELS``.
-        **arguments (Any): Of every anomalib model: ``post_processor``, ``evaluator``.
+        **arguments (Any): Arguments that every anomalib model has: ``post_processor``, ``evaluator``.
 
     Returns:
-        AnomalibModule: With its own post-processor unless another one is given.
+        AnomalibModule: The model, with its own post-processor unless another one is given.
     """
     register_backbones()
     arguments["visualizer"] = False
@@ -76,17 +76,17 @@ def build(name: str, **arguments: Any) -> AnomalibModule:
 
 
 def needed_gb(name: str, images: int) -> float:
-    """Memory that a PatchCore needs.
+    """Estimate the memory that a PatchCore needs.
 
-    All patches of the training images are held twice while they become one tensor, and their squares beside them; in
-    a test the distances of some patches to the memory bank are.
+    Training needs three times the memory of all patches: twice while they become one tensor, and once for their
+    squares. A test needs the memory bank, and the distances of some patches to it.
 
     Args:
         name (str): One of ``MODELS``.
         images (int): Number of training images.
 
     Returns:
-        float: In GB; 0 for other models, whose memory hardly grows.
+        float: Memory in GB; 0 for other models, whose memory hardly grows.
 
     Example:
         >>> round(needed_gb("patchcore_10", 734), 1), needed_gb("padim", 734)

@@ -1,20 +1,21 @@
-"""The table of the CADA paper: its three detectors without and with CADA, one model for all products of a group.
+"""Makes the table of the CADA paper: its three detectors without and with CADA, one model for all products of a group.
 
     python -m benchmarks.paper_cada --group a=DIR:pcb,cookie --group b=DIR:screw,steel --group all=DIR --seeds 0 1 2
 
-UniAD, Reverse Distillation and ReContrast on EfficientNet-Lite0 at 224x224, in batches of 8. The presets are trained as
-long as they are by default, Reverse Distillation for as many steps as ReContrast, whose bottleneck and decoder it has;
-``--steps`` is the length of all three. None of them sees the tenth of the images that CADA holds out. Each is tested
-once: the calibrations are applied to the same anomaly maps. A group, model and seed that is in the table is not run
-again. Columns of ``paper_cada.csv`` are those of ``quality.csv``; calibrations:
+The detectors are UniAD, Reverse Distillation and ReContrast on EfficientNet-Lite0 at 224x224, in batches of 8. The
+presets are trained for their default number of steps, Reverse Distillation for as many as ReContrast, with which it
+shares bottleneck and decoder; ``--steps`` sets the length of all three. None of them is trained on the tenth of the
+images that CADA holds out. Each is tested once: the calibrations are applied to the same anomaly maps. A group, model
+and seed that is in the table is not run again. Columns of ``paper_cada.csv`` are those of ``quality.csv``;
+calibrations:
 
-- ``none``: the model as it is,
+- ``none``: the model without calibration,
 - ``cada_paper``: the regressor of the paper, with the statistics of the training images,
 - ``cada``: the default of ``CadaPostProcessor``.
 
-``paper_cada.md`` has what the paper has: AUROC and AP of images (detect) and pixels (localise), of the joint set
-(``mixed``) and as the mean of the products (``mean``). The paper's numbers are of other data, and of the published
-sizes:
+``paper_cada.md`` has the metrics of the paper: AUROC and AP of images (detect) and pixels (localise), for the joint set
+(``mixed``) and as the mean of the products (``mean``). The paper's numbers are for other data and for the published
+model sizes:
 
 | AUROC/AP on MVTec AD | UniAD | RevDist | ReContrast | all three with CADA |
 |---|---|---|---|---|
@@ -43,14 +44,14 @@ FILE = "paper_cada.csv"
 
 
 def length(name: str, steps: int | None) -> dict[str, Any]:
-    """How long a model is trained.
+    """Get the length of a model's training.
 
     Args:
         name (str): One of :data:`MODELS`.
-        steps (int | None): What was asked for.
+        steps (int | None): Requested number of steps.
 
     Returns:
-        dict[str, Any]: Arguments of the trainer; none for a preset that is trained as long as it is by default.
+        dict[str, Any]: Arguments of the trainer; empty for a preset that is trained for its default number of steps.
     """
     if steps is None and name == "reverse_distillation":
         steps = RECONTRAST_LITE["training_steps"]

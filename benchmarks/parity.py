@@ -1,11 +1,11 @@
-"""Do trained models give the same answer everywhere, on files of all sizes and kinds?
+"""Checks whether trained models give the same answers everywhere, on files of all sizes and kinds.
 
     python -m benchmarks.parity --data DIR --model UniAS-lite none lite.ckpt --model UniAS-lite CADA cada.ckpt
 
-DIR holds categories in the layout of MVTec AD. Their test images are rewritten with sides from 200 to 2000 pixels, in
-colour and grey, as JPEG and PNG, colour also with 16 bits, and go through Lightning and all inferencers. A model is a
-name, a calibration and a checkpoint of UniAS. Rows are appended as soon as a model is done, and not repeated if they
-are there. Columns: ``model,calibration,stage,max_score_diff,max_map_diff,label_flips,image_auroc``.
+DIR contains categories in the layout of MVTec AD. Their test images are rewritten with sides from 200 to 2000 pixels,
+in colour and grey, as JPEG and PNG, colour also with 16 bits, and are predicted by Lightning and all inferencers. A
+model is a name, a calibration and a checkpoint of UniAS. Rows are appended as soon as a model is done; existing rows
+are not repeated. Columns: ``model,calibration,stage,max_score_diff,max_map_diff,label_flips,image_auroc``.
 """
 
 import argparse
@@ -30,7 +30,7 @@ KINDS = [("png", "RGB"), ("jpg", "RGB"), ("png", "L"), ("jpg", "L"), ("png", "RG
 
 
 def rewrite(source: Path, target: Path, size: tuple[int, int], mode: str) -> None:
-    """Write an image with another size and another kind of pixels."""
+    """Write an image with another size and pixel format."""
     image = Image.open(source).convert("RGB" if mode == "RGB16" else mode)
     image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def rewrite(source: Path, target: Path, size: tuple[int, int], mode: str) -> Non
 
 
 def write_originals(data: Path, folder: Path, limit: int) -> None:
-    """Write the test images of all categories, evenly spaced, into ``good`` and ``bad``, and one of training."""
+    """Write evenly spaced test images of all categories into ``good`` and ``bad``, and one training image."""
     tests = sorted(data.glob("*/test/*/*"))
     chosen = [tests[index] for index in np.unique(np.linspace(0, len(tests) - 1, limit).astype(int))]
     variants = itertools.cycle(itertools.product(SIZES, KINDS))

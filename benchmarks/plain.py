@@ -1,4 +1,4 @@
-"""UniAS as the text describes it: no step merged with another, nothing left out of the backbone, nothing kept."""
+"""UniAS without optimisations: no merged steps, the whole backbone, no stored intermediate results."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from anomalib_unias import UniASModel
 
 
 class WholeBackbone(nn.Module):
-    """All levels of a timm network, of which some are used: the rest is computed and thrown away."""
+    """A timm network that computes all levels, although only some are used."""
 
     def __init__(self, name: str, levels: Sequence[int]) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class WholeBackbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Compute all, return some."""
+        """Compute all levels, return some of them."""
         features = self.network(images)
         return [features[level - 1] for level in self.levels]
 
 
 def make_plain(model: UniASModel, backbone: str) -> UniASModel:
-    """Let a model compute everything in the order of the text.
+    """Let a model compute everything step by step, without optimisations.
 
     Args:
         model (UniASModel): Changed in place.

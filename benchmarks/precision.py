@@ -1,12 +1,12 @@
-"""Quality, size and latency of the precisions of an exported model, on the test images of several categories.
+"""Measures quality, size and latency of an exported model in each precision, on test images of several categories.
 
     python -m benchmarks.precision --root DIR --checkpoint unias_lite.ckpt
 
-DIR holds categories in the layout of MVTec AD. The checkpoint, of UniAS, is exported with every ``--compression_type``
-of anomalib; ``bf16`` is the full-precision file in the arithmetic that OpenVINO takes by default on CPUs that have it.
-The files go through the inspection line, all precisions in turns for each image. Columns:
-``model,precision,category,metric,value``; ``latency_ms`` is the median from file to answer, ``size_mb`` that of the
-exported files.
+DIR contains categories in the layout of MVTec AD. The checkpoint, of UniAS, is exported with every
+``--compression_type`` of anomalib; ``bf16`` is the full-precision file computed in bfloat16, the default of OpenVINO on
+CPUs that support it. The files go through the inspection line, all precisions in turns for each image. Columns:
+``model,precision,category,metric,value``; ``latency_ms`` is the median time from file to answer, ``size_mb`` the size
+of the exported files.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1")
 
 
 def export(model: UniAS, precision: str, work: Path, datamodule: UnifiedDataModule) -> Path:
-    """Export once; the file if it is there."""
+    """Export the model, unless the file exists already."""
     folder = work / ("fp32" if precision == "bf16" else precision)
     path = folder / "weights" / "openvino" / "model.xml"
     return (
@@ -46,7 +46,7 @@ def export(model: UniAS, precision: str, work: Path, datamodule: UnifiedDataModu
 
 
 def inferencer(precision: str, path: Path) -> ThroughputInferencer:
-    """Inspection line of one precision."""
+    """Build the inspection line for one precision."""
     config = {"INFERENCE_PRECISION_HINT": "bf16"} if precision == "bf16" else None
     return ThroughputInferencer(path, hint="latency", config=config)
 
@@ -54,11 +54,11 @@ def inferencer(precision: str, path: Path) -> ThroughputInferencer:
 def test(
     model: UniAS, lines: dict[str, ThroughputInferencer], datamodule: UnifiedDataModule
 ) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
-    """Run all precisions on all test images; answers and milliseconds."""
+    """Run all precisions on all test images; return measurements and milliseconds."""
     measurements = {name: Measurement() for name in lines}
     times: dict[str, list[float]] = {name: [] for name in lines}
     for item in track(datamodule.test_data, "test images"):
-        mask = Mask(item.gt_mask[None])  # indexing forgets what it is
+        mask = Mask(item.gt_mask[None])  # indexing loses the type Mask
         masks = model.pre_processor.transform(item.image[None], mask)[1].bool()
         for name, line in lines.items():
             (result,) = line.inspect([item.image_path])

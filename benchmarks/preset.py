@@ -1,4 +1,4 @@
-"""What the benchmarks share: made-up prototypes of the preset for CPUs, its backbone for others."""
+"""Parts that benchmarks share: random prototypes for the CPU preset, and its backbone for other models."""
 
 import torch
 
@@ -9,7 +9,7 @@ LAYERS = ["blocks.2", "blocks.4"]
 
 
 def make_up_prototypes(model: UniASModel) -> None:
-    """Give a model without training as many prototypes as it has: a runtime compares with equal ones only once."""
+    """Fill the prototypes of an untrained model with random values: a runtime could merge equal prototypes."""
     if model.prototypes is not None:
         views = model.prototypes.views.values()
         model.prototypes.fit([torch.randn(len(view.prototypes) + 1, len(view.mean)) for view in views])

@@ -1,9 +1,9 @@
-"""Parameters, MACs and time of every named part of UniAS.
+"""Measures parameters, MACs and time of every named part of UniAS.
 
     python -m benchmarks.profile                                    # the default model
     python -m benchmarks.profile --preset --output benchmarks/results/profile_lite.csv
 
-Random weights; times are medians in eval mode and only comparable within one run.
+Weights are random. Times are medians in eval mode, and comparable only within one run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_unias import UniAS, UniASLite, UniASModel
 
-# Where a part ends: every module with one of these names below the model is one row.
+# Names of the parts: every sub-module of the model with one of these names is one row.
 PARTS = (
     "backbone",
     "prototypes",
@@ -40,7 +40,7 @@ def build(preset: bool) -> UniASModel:
 
 
 def count_macs(model: UniASModel, images: torch.Tensor) -> dict[str, float]:
-    """MACs of one image for every part and for the whole."""
+    """Count the MACs of one image for every part and for the whole model."""
     with FlopCounterMode(display=False, depth=6) as counter, torch.no_grad():
         model(images)
     counts = {
@@ -50,7 +50,7 @@ def count_macs(model: UniASModel, images: torch.Tensor) -> dict[str, float]:
 
 
 def measure_seconds(model: UniASModel, images: torch.Tensor, runs: int) -> dict[str, float]:
-    """Median seconds of every part and of the whole."""
+    """Measure the median seconds of every part and of the whole model."""
     started: dict[str, float] = {}
     seconds: dict[str, list[float]] = defaultdict(list)
 
@@ -70,7 +70,7 @@ def measure_seconds(model: UniASModel, images: torch.Tensor, runs: int) -> dict[
 
 
 def profile(model: UniASModel, runs: int) -> pd.DataFrame:
-    """One row a part: parameters, MMAC and milliseconds of one image."""
+    """Make a table with one row per part: parameters, MMAC and milliseconds of one image."""
     images = torch.randn(1, 3, *model.image_size)
     seconds = measure_seconds(model, images, runs)
     macs = count_macs(model, images)

@@ -1,13 +1,13 @@
-"""How a model is trained and tested, the same for all tables.
+"""Training and testing of models, the same for all tables.
 
-One model learns all products of a group, from ALL of their normal training images; a model that holds some out does so
-by itself, in its default set-up. All see images of 224x224 through a frozen EfficientNet-Lite0 with ImageNet weights,
-in batches of 8.
+One model learns all products of a group, from ALL of their normal training images; only a model that holds images out
+in its default configuration does so. All models use images of 224x224 and a frozen EfficientNet-Lite0 with ImageNet
+weights, in batches of 8.
 
-- The presets of this package are trained as long as they are by default; the preset below is that of UniAS.
+- The presets of this package are trained for their default number of steps; "the preset" below is that of UniAS.
 - PatchCore and PaDiM see every image once.
-- Models with a loss of their own are trained until it is flat, see :mod:`benchmarks.flat_loss`: at least twice as long
-  as the preset took for the same group and seed, and at most eight times.
+- Other models with a training loss are trained until it is flat, see :mod:`benchmarks.flat_loss`: at least twice as
+  long as the preset took for the same group and seed, and at most eight times.
 """
 
 import argparse
@@ -45,11 +45,12 @@ class Trained:
     """A trained model.
 
     Args:
-        model (AnomalibModule): In eval mode.
-        engine (Engine): For its test.
-        seconds (float): Wall time of the training, reading images and computing frozen features included.
-        steps (int): Batches.
-        flat (bool | None): Whether the loss was flat at the end. ``None`` for a model that does not end by its loss.
+        model (AnomalibModule): The model, in eval mode.
+        engine (Engine): Engine for its test.
+        seconds (float): Wall time of the training, including reading images and computing frozen features.
+        steps (int): Number of training batches.
+        flat (bool | None): Whether the loss was flat at the end. ``None`` for models whose length does not depend on
+            the loss.
     """
 
     model: AnomalibModule
@@ -59,7 +60,7 @@ class Trained:
     flat: bool | None
 
     def cost_rows(self) -> list[Row]:
-        """What the model has cost up to now, and costs: see the columns in :mod:`benchmarks.quality`."""
+        """Get the costs of training and inference, see the columns in :mod:`benchmarks.quality`."""
         values = {
             "train_seconds": self.seconds,
             "train_steps": float(self.steps),
@@ -73,7 +74,7 @@ class Trained:
 
 
 class ProgressLines(Callback):
-    """Says once a minute how far training is."""
+    """Reports the progress of training once a minute."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -92,11 +93,11 @@ class ProgressLines(Callback):
 
 
 def length(name: str, options: argparse.Namespace, done: pd.DataFrame, group: str, seed: int) -> dict[str, Any]:
-    """How long a model is trained.
+    """Get the length of a model's training.
 
     Args:
         name (str): Name of the model.
-        options (argparse.Namespace): ``steps``, ``peer_seconds`` and ``peer_limit``.
+        options (argparse.Namespace): Options with ``steps``, ``peer_seconds`` and ``peer_limit``.
         done (pd.DataFrame): Table with the time of the preset.
         group (str): Name of the group.
         seed (int): Seed.
@@ -105,7 +106,7 @@ def length(name: str, options: argparse.Namespace, done: pd.DataFrame, group: st
         dict[str, Any]: Arguments of the trainer.
 
     Raises:
-        ValueError: If the time of the preset is needed and not in the table.
+        ValueError: If the time of the preset is needed and is not in the table.
     """
     if name in PRESETS:
         return {"max_steps": options.steps} if options.steps else {}
@@ -134,19 +135,19 @@ def train(
     folder: str,
     own_features: bool = True,
 ) -> Trained:
-    """Train a model, without validation: no metric depends on a threshold.
+    """Train a model without validation, as no metric depends on a threshold.
 
     Args:
         build (Callable[[], AnomalibModule]): Builds the model.
-        group (Group): Images.
+        group (Group): Group whose images are used.
         seed (int): Seed.
-        arguments (Mapping[str, Any]): Of the trainer, see :func:`length`.
-        folder (str): For what the engine writes.
-        own_features (bool): Whether frozen features are computed by this run, whatever ran before, so that its time
-            includes them. Defaults to ``True``.
+        arguments (Mapping[str, Any]): Arguments of the trainer, see :func:`length`.
+        folder (str): Folder for the files of the engine.
+        own_features (bool): Whether this run computes its frozen features itself, instead of using a cache of earlier
+            runs, so that its time includes them. Defaults to ``True``.
 
     Returns:
-        Trained: The model, and what it took.
+        Trained: The model, and the cost of its training.
     """
     seed_everything(seed, workers=True)
     model, lines = build(), ProgressLines()
@@ -166,7 +167,7 @@ def train(
 
 @contextmanager
 def own_cache(folder: str) -> Iterator[None]:
-    """Let another folder be that of the user's cache, as far as the system (Linux) lets one choose.
+    """Use another folder as the user's cache folder (on Linux, where it can be set).
 
     Args:
         folder (str): The folder.
@@ -183,11 +184,11 @@ def own_cache(folder: str) -> Iterator[None]:
 
 
 def test(trained: Trained, group: Group, seed: int) -> list[Row]:
-    """Test a model, as it is, by its ``UnifiedEvaluator``, and tell what it has cost.
+    """Test a model with its ``UnifiedEvaluator``, and add its cost.
 
     Args:
         trained (Trained): A model that was built with :func:`evaluator`.
-        group (Group): Images.
+        group (Group): Group whose test images are used.
         seed (int): Seed.
 
     Returns:
@@ -203,7 +204,7 @@ def test(trained: Trained, group: Group, seed: int) -> list[Row]:
 
 
 def evaluator() -> UnifiedEvaluator:
-    """What measures a model in its test."""
+    """Build the evaluator for the test of a model."""
     return UnifiedEvaluator(validation=(), log="stock", print_table=False)
 
 
@@ -218,7 +219,7 @@ def _latency_ms(model: AnomalibModule, runs: int = 20) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that all tables have."""
+    """Add the arguments that all tables have."""
     add = parser.add_argument
     named = "NAME=DIR[:category,...][@training images of each]; default: the built-in products"
     add("--group", type=Group.parse, action="append", help=named)
@@ -229,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str], by_default: Sequence[str]) -> None:
-    """Arguments of the tables that compare models."""
+    """Add the arguments of tables that compare models."""
     parser.add_argument("--models", nargs="+", default=by_default, choices=models)
     least = "least training time of the models with a loss; default: twice that of the preset"
     parser.add_argument("--peer-seconds", type=float, help=least)
@@ -238,7 +239,7 @@ def add_peer_arguments(parser: argparse.ArgumentParser, models: Sequence[str], b
 
 
 def groups_of(options: argparse.Namespace) -> dict[str, Group]:
-    """Groups by name."""
+    """Get the groups by name."""
     return {group.name: group for group in options.group or [BUILT_IN]}
 
 
@@ -248,9 +249,9 @@ class Table:
 
     Args:
         module (str): Module of its command.
-        file (str): Its name in the folder of the results.
+        file (str): Name of its file in the folder of results.
         columns (Sequence[str]): Its columns.
-        key (Sequence[str]): Those with group, model and seed.
+        key (Sequence[str]): Columns with group, model and seed.
     """
 
     module: str
@@ -267,15 +268,15 @@ def command(
     summarize: Callable[[pd.DataFrame, Path], None],
     by_default: Sequence[str] | None = None,
 ) -> None:
-    """Command line of a table: run what is missing, each in a process of its own, and write the summary.
+    """Command line of a table: do the missing runs, each in a separate process, and write the summary.
 
     Args:
-        description (str | None): Help.
-        table (Table): What is filled.
+        description (str | None): Help text.
+        table (Table): The table to fill.
         models (Sequence[str]): Names of the models.
         run (Callable[[str, str, int, argparse.Namespace], None]): Runs a group, model and seed, and appends its rows.
         summarize (Callable[[pd.DataFrame, Path], None]): Writes files beside the table.
-        by_default (Sequence[str] | None): Names of those that are run if none are named. Defaults to ``None``: all.
+        by_default (Sequence[str] | None): Models that are run if none are named. Defaults to ``None``: all.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
@@ -297,7 +298,7 @@ def command(
 
 def _run_missing(table: Table, path: Path, options: argparse.Namespace) -> bool:
     """Run all groups, models and seeds that are not in the table, and tell whether all succeeded."""
-    # The preset comes first: others are trained for a multiple of its time.
+    # The preset comes first: other models are trained for a multiple of its time.
     models = sorted(options.models, key=lambda name: name != PRESET)
     groups = groups_of(options)
     jobs = [(group, name, str(seed)) for seed in options.seeds for group in groups for name in models]

@@ -1,23 +1,23 @@
-"""Quality of models of several kinds, one model for all products of a group, several seeds.
+"""Compares the quality of several models: one model for all products of a group, several seeds.
 
     python -m benchmarks.quality --group a=DIR:pcb,cookie --group b=DIR:screw,steel --group all=DIR --seeds 0 1 2
 
 A group is a folder with categories in the layout of MVTec AD, or some of its categories; without ``--group`` it is the
-built-in products. :mod:`benchmarks.protocol` says how models are trained; each is measured as it is by default.
-A group, model and seed that is in the table is not run again. Columns of ``quality.csv``:
+built-in products. :mod:`benchmarks.protocol` describes the training; each model is measured with its defaults. A group,
+model and seed that is in the table is not run again. Columns of ``quality.csv``:
 ``group,model,calibration,seed,category,metric,value``.
 
-The calibration is ``default`` here, :mod:`benchmarks.cada` has others. The category ``mean`` is the mean of the
-categories, ``mixed`` their joint set. Besides the metrics there are, as ``mixed``:
+The calibration is ``default`` here; :mod:`benchmarks.cada` has others. The category ``mean`` is the mean of the
+categories, ``mixed`` their joint set. In addition to the metrics, there are these rows of the category ``mixed``:
 
-- ``train_seconds``, frozen features included, and ``train_steps`` of 8 images,
-- ``loss_flat``, 1 or 0, of the models that are trained until their loss is flat,
-- ``peak_mb`` of the process, training and test,
+- ``train_seconds``, including frozen features, and ``train_steps`` of 8 images,
+- ``loss_flat``, 1 or 0, for models that are trained until their loss is flat,
+- ``peak_mb`` of the process, in training and test,
 - ``size_mb`` of weights and memory banks, ``latency_ms`` of the network in PyTorch for one image.
 
 ``quality.md`` and ``quality.png`` have mean and standard deviation over the seeds, and the ratio to PatchCore.
 ``patchcore_10`` is PatchCore with anomalib's default coreset of 10 %, which takes ten times as long to choose as one of
-1 %; it is left out where it needs more memory than there may be.
+1 %; it is left out if it needs more memory than ``--memory-limit``.
 """
 
 import argparse

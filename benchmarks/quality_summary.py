@@ -1,4 +1,4 @@
-"""Mean and spread over the seeds of ``quality.csv``, as Markdown and as a picture."""
+"""Mean and standard deviation over the seeds of ``quality.csv``, as Markdown and as a figure."""
 
 import shlex
 import sys
@@ -15,24 +15,24 @@ REFERENCE = "patchcore"
 SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro")
 _SETS = {"mean": "Mean of the products", "mixed": "All images together, one threshold"}
 _COST = ("train_seconds", "train_steps", "loss_flat", "peak_mb", "size_mb", "latency_ms")
-# Compared by their difference; the others by their ratio.
+# Metrics that are compared by their difference; the others are compared by their ratio.
 _DIFFERENCES = ("image_auroc",)
 
 
 def heading() -> str:
-    """The command, and the versions of what it ran on."""
+    """Make a line with the command and the versions of the libraries."""
     command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *without_folders(sys.argv[1:])])
     return f"`{command}`, anomalib {anomalib_version}, torch {torch.__version__}. Mean ± standard deviation over seeds."
 
 
 def without_folders(arguments: Sequence[str]) -> list[str]:
-    """Leave out where data and results lie on this machine.
+    """Remove the folders of data and results on this machine.
 
     Args:
-        arguments (Sequence[str]): Of the command line.
+        arguments (Sequence[str]): Arguments of the command line.
 
     Returns:
-        list[str]: With ``DIR`` for the folder of a group, without ``--output``.
+        list[str]: Arguments with ``DIR`` for the folder of a group, and without ``--output``.
 
     Example:
         >>> without_folders(["--group", "a=/data/line:bolt", "--output", "here", "--seeds", "0"])
@@ -52,10 +52,10 @@ def without_folders(arguments: Sequence[str]) -> list[str]:
 
 
 def spread(rows: pd.DataFrame, index: str, columns: str, order: Sequence[str] | None = None) -> str:
-    """Markdown table of ``mean ± standard deviation``.
+    """Make a Markdown table of ``mean ± standard deviation``.
 
     Args:
-        rows (pd.DataFrame): With ``value`` of each seed.
+        rows (pd.DataFrame): Rows with the ``value`` of each seed.
         index (str): Column whose values become rows.
         columns (str): Column whose values become columns.
         order (Sequence[str] | None): Order of the columns. Defaults to ``None``: as they come.
@@ -82,7 +82,7 @@ def against_reference(rows: pd.DataFrame) -> pd.DataFrame:
         rows (pd.DataFrame): Rows of one group.
 
     Returns:
-        pd.DataFrame: One row for each model; columns like ``pixel_ap, mean`` have the ratio to PatchCore, those of
+        pd.DataFrame: One row for each model; columns such as ``pixel_ap, mean`` have the ratio to PatchCore, those of
         ``image_auroc`` the difference. Empty without PatchCore.
     """
     chosen = rows[rows["metric"].isin(SHOWN) & rows["category"].isin(list(_SETS))]
@@ -128,7 +128,7 @@ def summarize(table: pd.DataFrame, output: Path) -> None:
 
 
 def _signed(column: pd.Series) -> pd.Series:
-    """Differences with their sign, ratios without."""
+    """Format differences with a sign, ratios without."""
     style = "+.3f" if str(column.name).startswith(_DIFFERENCES) else ".2f"
     return column.map(lambda value: format(value, style))
 
@@ -139,7 +139,7 @@ def _count(least: int, most: int) -> str:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Bars of the main metrics, with the standard deviation over the seeds; a row of panels for each group."""
+    """Draw bars of the main metrics, with the standard deviation over the seeds, in a row of panels for each group."""
     mpl.use("Agg")
     groups = table["group"].unique()
     models = len(table["model"].unique())

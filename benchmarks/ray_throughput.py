@@ -1,10 +1,11 @@
-"""Images per second of the example in ``examples/ray`` with one and with two workers, on this machine.
+"""Measures images per second of the example in ``examples/ray`` with one and with two workers, on this machine.
 
     pip install "anomalib-unias[ray]" && python -m benchmarks.ray_throughput
 
-The same images and export in turns, UniAS-lite (random weights) in FP32. A job of ``--images`` images and one of three
-times as many are timed: their difference is free of the start of the workers, which costs seconds once. Two rows are
-written to benchmarks/results/speed.csv: images per second of two workers against one, and seconds of the start.
+Both use the same images and export, in turns: UniAS-lite (random weights) in FP32. A job of ``--images`` images and one
+of three times as many are timed: their difference does not include the start of the workers, which takes some seconds
+once. Two rows are written to benchmarks/results/speed.csv: images per second of two workers and of one, and the seconds
+of the start.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Quality of variants of a preset for CPUs, one model for all products of a group, several seeds.
+"""Compares the quality of variants of a CPU preset: one model for all products of a group, several seeds.
 
     python -m benchmarks.recipe --group a=DIR:pcb,cookie --group b=DIR:screw --variant "" --variant feature_scaling=none
     python -m benchmarks.recipe --model uniad_lite --group b=DIR:screw --variant "" --variant learning_rate=4.0e-4
 
-Groups, training, resuming and metrics are those of :mod:`benchmarks.quality`. A variant is a list of constructor
-arguments, ``name=value;...``, that replace those of the preset; the empty one is the preset itself. Columns of
-``recipe.csv``: ``group,variant,steps,seed,category,metric,value``; ``steps`` is what ``--steps`` asked for, or
-``default``; ``train_seconds`` of the first run of a group alone include its frozen features, which the others find in
-the cache. ``recipe.md`` has mean and standard deviation over the seeds. Presets other than that of UniAS have a table
-of their own, ``recipe_MODEL.csv``.
+Groups, training, resuming and metrics are as in :mod:`benchmarks.quality`. A variant is a list of constructor
+arguments, ``name=value;...``, that replace those of the preset; the empty variant is the preset itself. Columns of
+``recipe.csv``: ``group,variant,steps,seed,category,metric,value``; ``steps`` is the value of ``--steps``, or
+``default``. Only the ``train_seconds`` of the first run of a group include computing its frozen features, which the
+other runs find in the cache. ``recipe.md`` has mean and standard deviation over the seeds. Presets other than that of
+UniAS have their own table, ``recipe_MODEL.csv``.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def arguments_of(variant: str) -> dict[str, Any]:
 
 
 def table_path(options: argparse.Namespace) -> Path:
-    """Table of the preset that was asked for."""
+    """Get the file of the table for the chosen preset."""
     return options.output / ("recipe.csv" if options.model == PRESET else f"recipe_{options.model}.csv")
 
 
@@ -78,7 +78,7 @@ def run(group_name: str, variant: str, steps: str, seed: int, options: argparse.
 
 
 def summarize(table: pd.DataFrame) -> str:
-    """Mean and spread over the seeds as Markdown."""
+    """Make Markdown tables of mean and standard deviation over the seeds."""
     parts = [heading()]
     rows = table[table["category"].isin(["mean", "mixed"]) & table["metric"].isin(SHOWN)]
     for (group, steps), part in rows.groupby(["group", "steps"], sort=False):
@@ -104,7 +104,7 @@ def main() -> None:
     path = table_path(options)
     variants = [variant or _ITSELF for variant in options.variant or [""]]
     for variant in variants:
-        arguments_of(variant)  # what cannot be read does not wait for its turn
+        arguments_of(variant)  # raises errors before the first run
     steps = str(options.steps) if options.steps else _DEFAULT
     jobs = [
         (group, variant, steps, str(seed))

@@ -1,4 +1,4 @@
-"""What a trained model makes of the test images, kept on disk."""
+"""Outputs of a trained model for the test images, kept on disk."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ _BATCH = 16
 
 @dataclass
 class Recorded:
-    """Anomaly maps as the network gives them, in a file, and what goes with them.
+    """Uncalibrated anomaly maps, masks, scores, labels and categories of the test images.
 
     Args:
         maps (np.memmap): Anomaly maps ``(N, H, W)``, float32.
-        masks (np.memmap): True masks ``(N, H, W)``, bool.
+        masks (np.memmap): Ground-truth masks ``(N, H, W)``, bool.
         scores (Tensor): Image scores ``(N,)``.
         labels (Tensor): Whether an image is defective ``(N,)``, bool.
         categories (list[str]): Category of each image.
@@ -32,7 +32,7 @@ class Recorded:
     categories: list[str]
 
     def batches(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Some images after the other: which, maps and masks."""
+        """Yield batches of images: their indices, maps and masks."""
         for first in range(0, len(self.categories), _BATCH):
             rows = slice(first, first + _BATCH)
             yield rows, torch.from_numpy(np.array(self.maps[rows])), torch.from_numpy(np.array(self.masks[rows]))
@@ -45,14 +45,14 @@ def record(
     """Run a model on the test images.
 
     Args:
-        model (AnomalibModule): Trained.
-        group (Group): Images.
+        model (AnomalibModule): Trained model.
+        group (Group): Group whose test images are used.
         seed (int): Seed.
-        folder (Path): For the maps.
-        after_batch (Callable[[int, list[str]], None]): Called after a batch with its size and categories.
+        folder (Path): Folder for the maps and masks.
+        after_batch (Callable[[int, list[str]], None]): Called after each batch with its size and categories.
 
     Returns:
-        Recorded: As long as the folder is there.
+        Recorded: Outputs, which can be read as long as the folder exists.
     """
     datamodule = group.datamodule(seed)
     datamodule.prepare_data()

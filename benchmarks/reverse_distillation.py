@@ -1,4 +1,4 @@
-"""Reverse Distillation on the features of EfficientNet-Lite0, which anomalib offers for ResNets only."""
+"""Reverse Distillation, which anomalib has for ResNets only, on the features of EfficientNet-Lite0."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class _Projections(nn.Module):
         return [level(feature) for level, feature in zip(self.levels, features, strict=True)]
 
 
-class LiteReverseDistillation(ReverseDistillation, AnomalibModule):  # the second, for anomalib to find it by name
+class LiteReverseDistillation(ReverseDistillation, AnomalibModule):  # AnomalibModule, so that anomalib finds it by name
     """Anomalib's bottleneck and decoder for ResNet18 between two learned projections of the channels.
 
     The encoder is EfficientNet-Lite0 with the strides 4, 8 and 16 of ResNet18. Loss, optimiser and map are anomalib's.

@@ -1,25 +1,25 @@
-"""Is anything lost when a training or an inspection is killed, or fed with what is malformed?
+"""Checks that nothing is lost when a training or an inspection is killed or gets malformed input.
 
     python -m benchmarks.robustness
 
 Small models with random weights run on generated images. Trainings and inspections are killed (SIGKILL) at random
-moments and resumed; weights and calibration, lines and pictures are compared with those of a run that was not. Then
+moments and resumed; weights and calibration, lines and pictures are compared with those of an uninterrupted run. Then
 malformed images, folders, tables, configurations, checkpoints, lists, models and results go through ``train``,
-``predict``, ``export`` and ``inspect``. Every run is a process of its own, forked after the libraries were imported:
-what crashes or hangs is seen, and costs no more than itself. Data and checkpoints go to the method of the Engine that
-the stock command calls, configurations through the command itself.
+``predict``, ``export`` and ``inspect``. Every run is a separate process, forked after the libraries were imported, so
+that a crash or a hang is noticed and affects no other run. Data and checkpoints go to the method of the Engine that the
+stock command calls, configurations to the command itself.
 
-A row is appended to the output as soon as it is done, ``target,case,tried,clear_error,result,crash,hang,lost``; a row
-that is there is not repeated. The columns count:
+A row is appended to the output as soon as it is done, ``target,case,tried,clear_error,result,crash,hang,lost``;
+existing rows are not repeated. The columns count:
 
-- ``clear_error``: a message that names the file, folder or argument at fault, and that is all that is shown. The stock
-  command shows the traceback of every exception, which no plugin can change; there an exception whose message names it
+- ``clear_error``: only a message is shown, and it names the file, folder or argument at fault. The stock command shows
+  the traceback of every exception, which no plugin can change; there an exception whose message names the fault
   counts, unless it is an internal one such as ``KeyError``. An image that is skipped with a warning counts too.
-- ``result``: a run to its end; of one that was killed, whatever it is like.
+- ``result``: the run completed; for a killed and resumed run, whatever its result.
 - ``crash``: all other ends, by a signal or with an error that does not say what is wrong.
-- ``hang``: has computed for ``--limit`` seconds, or not at all for half as many.
-- ``lost``: of an inspection images without a line, with two, or with another line or picture; of a training tensors of
-  the final model and of its checkpoint that differ.
+- ``hang``: the run has computed for ``--limit`` seconds, or has not computed at all for half as long.
+- ``lost``: for an inspection, images with no line, two lines, or a different line or picture; for a training, tensors
+  of the final model and of its checkpoint that differ.
 """
 
 import argparse
@@ -49,7 +49,7 @@ KILLED = "killed at a random moment and resumed"
 
 
 class Table:
-    """Rows that are done.
+    """The table of completed rows.
 
     Args:
         path (Path): CSV file.
@@ -59,14 +59,14 @@ class Table:
         self.path = path
 
     def has(self, target: str, case: str) -> bool:
-        """Whether a row is there.
+        """Check whether a row exists.
 
         Args:
             target (str): Command.
-            case (str): What was tried.
+            case (str): Name of the case.
 
         Returns:
-            bool: Whether it is.
+            bool: Whether it exists.
         """
         table = read_table(self.path, COLUMNS)
         return bool(((table.target == target) & (table.case == case)).any())
@@ -76,8 +76,8 @@ class Table:
 
         Args:
             target (str): Command.
-            case (str): What was tried.
-            counts (dict[str, int]): By column.
+            case (str): Name of the case.
+            counts (dict[str, int]): Counts by column.
         """
         row = {"target": target, "case": case, **{name: counts.get(name, 0) for name in COLUMNS[2:]}}
         append(self.path, pd.DataFrame([row], columns=COLUMNS))
@@ -85,15 +85,15 @@ class Table:
 
 
 def count(attempts: Iterable[Attempt], work: Path, limit: float) -> dict[str, int]:
-    """Try inputs one after the other, and show what is neither a result nor a clear error.
+    """Try inputs one after the other, and show the output of crashes and hangs.
 
     Args:
         attempts (Iterable[Attempt]): Inputs.
-        work (Path): Folder for what is printed.
-        limit (float): Seconds after which one hangs.
+        work (Path): Folder for the output.
+        limit (float): Seconds after which a run counts as a hang.
 
     Returns:
-        dict[str, int]: Number of inputs by what became of them.
+        dict[str, int]: Number of inputs by outcome.
     """
     counts: Counter[str] = Counter()
     for attempt in attempts:
@@ -123,14 +123,14 @@ def prepare(work: Path, images: int, limit: float) -> tuple[Path, Path, Project]
 
     Args:
         work (Path): Empty folder.
-        images (int): Images of the line.
-        limit (float): Seconds.
+        images (int): Number of images for the line.
+        limit (float): Seconds after which a run counts as a hang.
 
     Returns:
         tuple[Path, Path, Project]: Model, folder of images, project.
 
     Raises:
-        RuntimeError: If well-formed input does not come to a result.
+        RuntimeError: If well-formed input does not give a result.
     """
     rng = np.random.default_rng(0)
     (work / "images").mkdir()
@@ -146,7 +146,7 @@ def prepare(work: Path, images: int, limit: float) -> tuple[Path, Path, Project]
 
 
 def emptied(folder: Path) -> Path:
-    """An empty folder in place of another one.
+    """Empty a folder, or create it.
 
     Args:
         folder (Path): The folder.
@@ -163,9 +163,9 @@ def measure(table: Table, work: Path, options: argparse.Namespace) -> None:
     """Add all rows that are missing.
 
     Args:
-        table (Table): Rows.
+        table (Table): Table to fill.
         work (Path): Empty folder.
-        options (argparse.Namespace): Of the command line.
+        options (argparse.Namespace): Options of the command line.
     """
     model, images, project = prepare(work, options.images, options.limit)
 

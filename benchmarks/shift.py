@@ -1,11 +1,11 @@
-"""How the preset bears changed light, focus, noise and position, at the threshold that it has.
+"""Tests the preset, at its threshold, with changed light, focus, noise and position.
 
     python -m benchmarks.shift --group a=DIR:pcb,cookie --group b=DIR:screw,steel
 
-One model of each group is trained as it is by default; its threshold is from normal images that it holds out. Then it
-is tested as it is and with every change of ``anomalib-unias shift``. Columns of ``shift.csv``: ``group`` and those of
-:func:`~anomalib_unias.evaluation.shift_test.measure_shift`; a figure for each group is beside it. A group that is in
-the table is not run again.
+One model per group is trained with its defaults; its threshold comes from normal images that it holds out. Then it is
+tested on unchanged images and with every change of ``anomalib-unias shift``. Columns of ``shift.csv``: ``group`` and
+those of :func:`~anomalib_unias.evaluation.shift_test.measure_shift`; a figure for each group is beside it. A group that
+is in the table is not run again.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from anomalib_unias.report.shift_page import draw_shift
 
 FILE = "shift.csv"
 COLUMNS = ["group", *SHIFT_COLUMNS]
-# Validated once, after training: the scale of its scores has to be known, its threshold does not come from there.
+# Validates once, after training: this sets the scale of the scores, but not the threshold.
 ONCE = {"limit_val_batches": 1.0, "check_val_every_n_epoch": 10_000, "num_sanity_val_steps": 0}
 
 

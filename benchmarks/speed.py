@@ -1,9 +1,9 @@
-"""Time and memory against the plain model and against the backbone, as ratios of one run.
+"""Compares time and memory with the plain model and with the backbone, as ratios within one run.
 
     python -m benchmarks.speed
 
-Random weights. What is compared is run in turns, so that both see the same machine; medians of all turns. Rows are
-written to benchmarks/results/speed.csv as they are done, in place of older ones of the same name:
+Weights are random. The compared models run in turns, so that both have the same conditions; values are medians of all
+turns. Rows are written to benchmarks/results/speed.csv as they are done and replace older ones of the same name:
 ``name,baseline,ours,ratio,unit,runs,spread``. A ``ratio`` larger than 1 means that ours is better; ``spread`` is the
 relative interquartile range of the ratio.
 """
@@ -34,27 +34,27 @@ OUTPUT = Path("benchmarks/results/speed.csv")
 
 
 class Predictor(nn.Module):
-    """Score and map as a tuple."""
+    """A model that returns score and map as a tuple."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict."""
+        """Predict image scores and anomaly maps."""
         output = self.model(images)
         return output.pred_score, output.anomaly_map
 
 
 class Backbone(nn.Module):
-    """Features as a tuple."""
+    """A backbone that returns its features as a tuple."""
 
     def __init__(self, model: UniASModel) -> None:
         super().__init__()
         self.backbone = model.backbone
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Extract."""
+        """Compute the features."""
         return tuple(self.backbone(images))
 
 
@@ -62,7 +62,7 @@ def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     """Build ``"b4"``, the model of the paper, or ``"lite"``, the preset for CPUs, with random weights."""
     torch.manual_seed(0)
     given = UNIAS_LITE if preset == "lite" else {}
-    accepted = inspect.signature(UniASModel).parameters  # the rest is about training
+    accepted = inspect.signature(UniASModel).parameters  # the other arguments are for training
     arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})
     make_up_prototypes(model)
@@ -70,7 +70,7 @@ def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
 
 
 def compiled(module: nn.Module, batch: int) -> ov.CompiledModel:
-    """Compile for OpenVINO in single precision."""
+    """Compile a module with OpenVINO in single precision."""
     with torch.no_grad():
         converted = ov.convert_model(torch.export.export(module.eval(), (torch.randn(batch, 3, 224, 224),)))
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
@@ -78,7 +78,7 @@ def compiled(module: nn.Module, batch: int) -> ov.CompiledModel:
 
 
 def in_turns(functions: list[Callable[[], object]], runs: int) -> np.ndarray:
-    """Seconds of every function in every turn ``(runs, functions)``, after one turn that does not count."""
+    """Measure the seconds of every function in every turn ``(runs, functions)``, after one turn as warm-up."""
     seconds = np.empty((runs + 1, len(functions)))
     for run in range(runs + 1):
         for index, function in enumerate(functions):
@@ -108,14 +108,14 @@ def record(name: str, baseline: np.ndarray, ours: np.ndarray, unit: str) -> None
 
 
 def gmac(module: nn.Module, *inputs: torch.Tensor) -> float:
-    """Billions of multiplications of one forward."""
+    """Count the billions of multiplications of one forward pass."""
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
     return counter.get_total_flops() / 2e9
 
 
 def cost() -> None:
-    """MACs of the whole model."""
+    """Record the MACs of the whole model."""
     counts = []
     for plain in (True, False):
         model = build("b4", plain).eval()
@@ -126,7 +126,7 @@ def cost() -> None:
 
 
 def latency(preset: str, batch: int, runs: int) -> None:
-    """Latency in OpenVINO: of the large model against its plain form, of the small one against its backbone."""
+    """Record the latency in OpenVINO: the large model against its plain form, the small one against its backbone."""
     model = build(preset)
     baseline = Backbone(model) if preset == "lite" else Predictor(build(preset, plain=True))
     images = torch.randn(batch, 3, 224, 224).numpy()
@@ -137,7 +137,7 @@ def latency(preset: str, batch: int, runs: int) -> None:
 
 
 def in_torch(preset: str, runs: int) -> None:
-    """Latency in PyTorch against the plain form."""
+    """Record the latency in PyTorch against the plain form."""
     model, plain = build(preset).eval(), build(preset, plain=True).eval()
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def in_torch(preset: str, runs: int) -> None:
 
 
 def layouts(preset: str, runs: int) -> None:
-    """Latency in PyTorch of channels-last memory and of the compiled model, against eager."""
+    """Record the latency in PyTorch with channels-last memory and with ``torch.compile``, against eager mode."""
     model = build(preset).eval()
     last = build(preset).eval().to(memory_format=torch.channels_last)
     compiled_model = torch.compile(build(preset).eval())
@@ -160,7 +160,7 @@ def layouts(preset: str, runs: int) -> None:
 
 
 def stepper(preset: str, plain: bool, batch: int, bfloat16: bool = False) -> Callable[[], None]:
-    """One training step; ours starts from stored features."""
+    """Build a function that does one training step; ours starts from stored features."""
     model = build(preset, plain).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, loss = torch.optim.AdamW(parameters, fused=not plain), UniASLoss()
@@ -180,9 +180,9 @@ def stepper(preset: str, plain: bool, batch: int, bfloat16: bool = False) -> Cal
 
 
 def training(preset: str, batch: int, runs: int) -> None:
-    """Seconds per image of a training step."""
+    """Record the seconds per image of a training step."""
     name = f"unias_{preset} training step, batch {batch}"
-    # In turns of their own: after a step in bfloat16, where the processor lacks it, the next one is a tenth slower.
+    # In separate turns: on processors without bfloat16, the step after one in bfloat16 is a tenth slower.
     plain = stepper(preset, True, batch)
     for row, bfloat16 in ((name, False), (f"{name}, ours in bfloat16", True)):
         seconds = in_turns([plain, stepper(preset, False, batch, bfloat16)], runs) / batch
@@ -190,7 +190,7 @@ def training(preset: str, batch: int, runs: int) -> None:
 
 
 def training_memory(preset: str, batch: int) -> None:
-    """Peak memory of two training steps above that of the built model, each in a process of its own."""
+    """Record the peak memory of two training steps above that of the built model, each in a separate process."""
     peaks = []
     for plain, bfloat16 in ((True, False), (False, False), (False, True)):
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--memory-of", preset]

@@ -1,14 +1,14 @@
-"""The preset, PatchCore and Reverse Distillation through anomalib's own ``benchmark`` pipeline, as it is.
+"""Runs the preset, PatchCore and Reverse Distillation with anomalib's own ``benchmark`` pipeline, unchanged.
 
     python -m benchmarks.stock_pipeline --group b=DIR:screw,steel --group a=DIR:pcb,cookie --seeds 0 1 2
 
-What runs is ``configs/benchmark/products.yaml``, with the images of a group in place of its folder, and two models that
-stand for stock ones: ``QuickPatchcore`` chooses the patches of PatchCore in a tenth of the time, and
+The configuration is ``configs/benchmark/products.yaml``, with the images of a group instead of its folder, and with two
+models that replace stock ones: ``QuickPatchcore`` chooses the patches of PatchCore in a tenth of the time, and
 ``LiteReverseDistillation`` has the backbone of the other two, whose weights come with a Python package. The pipeline
-writes its table at its end alone; here each group, seed and model is a pipeline of its own, so that nothing is lost.
+writes its table only at its end; therefore each group, seed and model is a separate pipeline, so that nothing is lost.
 
-Columns of ``stock_pipeline.csv``: ``group,model,seed,category,metric,value``; ``fit_seconds`` has the training.
-``stock_pipeline.md`` shows the means beside those of ``quality.csv``, which a Python program with the Engine has found.
+Columns of ``stock_pipeline.csv``: ``group,model,seed,category,metric,value``; ``fit_seconds`` is the training time.
+``stock_pipeline.md`` shows the means beside those of ``quality.csv``, which come from a Python program with the Engine.
 """
 
 import argparse
@@ -38,7 +38,7 @@ KEY = ["group", "model", "seed"]
 FILE = "stock_pipeline.csv"
 CONFIG = Path(__file__).parents[1] / "configs" / "benchmark" / "products.yaml"
 
-# Name in the tables -> model of the configuration, what stands for it, and its own arguments.
+# Name in the tables -> model in the configuration, model that replaces it, and the arguments of the latter.
 _MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "unias_lite": ("UniASLite", "UniASLite", {}),
     "patchcore": ("Patchcore", QuickPatchcore.__name__, {}),
@@ -52,10 +52,10 @@ _SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro")
 
 
 def configuration(group: Group, name: str, seed: int) -> dict[str, Any]:
-    """What the pipeline gets for one run.
+    """Make the configuration of the pipeline for one run.
 
     Args:
-        group (Group): Images.
+        group (Group): Group whose images are used.
         name (str): Name of the model in the tables.
         seed (int): Seed.
 
@@ -94,13 +94,13 @@ def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> N
 
 
 def rows_of(result: pd.Series) -> pd.DataFrame:
-    """Rows of one run.
+    """Make the rows of one run.
 
     Args:
-        result (pd.Series): What the pipeline has written, e.g. ``mean_pixel_ap`` and ``screw/pixel_ap``.
+        result (pd.Series): Row that the pipeline has written, e.g. with ``mean_pixel_ap`` and ``screw/pixel_ap``.
 
     Returns:
-        pd.DataFrame: ``category``, ``metric``, ``value``.
+        pd.DataFrame: Columns ``category``, ``metric``, ``value``.
     """
     rows = [("mixed", "fit_seconds", result["fit_duration"])]
     for column in result.index:

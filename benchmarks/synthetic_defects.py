@@ -1,10 +1,11 @@
-"""Sizes of synthetic defects beside those of real ones, and a picture of thirty.
+"""Compares the sizes of synthetic and real defects, and draws thirty synthetic ones.
 
     python -m benchmarks.synthetic_defects --group a=DIR:pcb,cookie --group b=DIR:screw,steel
 
-Defects are made on the normal training images of a group. Columns of ``synthetic_defects.csv``: ``group,kind,quantile,
-share``, the share of an image that a defect covers at some quantiles of all defective images; the kind is ``real`` or
-``synthetic``. The picture, ``synthetic_defects.png``, is made on the built-in products.
+Synthetic defects are made on the normal training images of a group. Columns of ``synthetic_defects.csv``:
+``group,kind,quantile,share``; ``share`` is the share of an image that the defect covers, at some quantiles of all
+defective images; the kind is ``real`` or ``synthetic``. The figure ``synthetic_defects.png`` shows the built-in
+products.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ROWS, COLUMNS = 5, 6
 
 
 def sizes(group: Group, count: int) -> list[tuple[str, str, float, float]]:
-    """Rows of the table for one group."""
+    """Make the rows of the table for one group."""
     datamodule = group.datamodule(seed=0)
     datamodule.prepare_data()
     datamodule.setup()
@@ -39,7 +40,7 @@ def sizes(group: Group, count: int) -> list[tuple[str, str, float, float]]:
 
 
 def draw(path: Path) -> None:
-    """Thirty defects on the built-in products, outlined."""
+    """Draw thirty outlined defects on the built-in products."""
     datamodule = BUILT_IN.datamodule(seed=0)
     datamodule.prepare_data()
     datamodule.setup()

@@ -1,14 +1,16 @@
-"""Images of a kind that a model has not been trained on: does CADA notice?
+"""Measures whether CADA notices images that are unlike those of the training.
 
     python -m benchmarks.unfamiliar --group a=DIR:pcb,cookie --group b=DIR:screw,steel
 
-Every product of a group is left out in turn: kinds of images are learned from the training images of the others (a
-tenth of them held out, as CADA does it) and the frozen features of the preset. Columns of ``unfamiliar.csv``:
-``group,left_out,images,number,flagged``, with the share of the images that are called unfamiliar. ``images`` are
+Every product of a group is left out in turn: clusters are fitted to the training images of the others (a tenth of them
+held out, as in CADA), with the frozen features of the preset. Columns of ``unfamiliar.csv``:
+``group,left_out,images,number,flagged``; ``flagged`` is the share of the images that are called unfamiliar. ``images``
+are
 
 - ``left_out``: the test images of the product that was left out,
 - ``normal``, ``defective``: the test images of the others,
-- ``white``, ``black``, ``noise``: made up; ``blurred``: normal test images of the others, blurred with sigma 8.
+- ``white``, ``black``, ``noise``: artificial images; ``blurred``: normal test images of the others, blurred with
+  sigma 8.
 """
 
 import argparse
@@ -35,20 +37,20 @@ _MADE_UP = 20
 
 
 class Describer:
-    """Descriptors of images by the frozen network of the preset."""
+    """Computes descriptors of images with the frozen network of the preset."""
 
     def __init__(self) -> None:
         self._network = FeaturePyramid(BACKBONE, None, pre_trained=True).eval()
 
     @torch.no_grad()
     def __call__(self, images: Iterable[Tensor]) -> Tensor:
-        """Describe images ``(3, H, W)``, in [0, 1]: ``(N, D)``."""
+        """Compute the descriptors ``(N, D)`` of images ``(3, H, W)`` in [0, 1]."""
         sized = (normalize(resize(image, list(SIZE), antialias=True), [0.5] * 3, [0.5] * 3) for image in images)
         return torch.cat([describe(self._network(image[None])) for image in sized])
 
 
 def made_up() -> dict[str, list[Tensor]]:
-    """White, black and noise."""
+    """Make white, black and noise images."""
     generator = torch.Generator().manual_seed(0)
     return {
         "white": [torch.ones(3, *SIZE)],
@@ -58,12 +60,12 @@ def made_up() -> dict[str, list[Tensor]]:
 
 
 def images_of(dataset: AnomalibDataset) -> Iterator[Tensor]:
-    """All images of a data set."""
+    """Yield all images of a data set."""
     return (dataset[index].image for index in range(len(dataset)))
 
 
 def measure(group: Group, describer: Describer) -> pd.DataFrame:
-    """Leave every product of a group out."""
+    """Leave every product of a group out in turn, and measure the shares of unfamiliar images."""
     datamodule = group.datamodule(seed=0)
     datamodule.prepare_data()
     datamodule.setup()

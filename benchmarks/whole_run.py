@@ -1,10 +1,10 @@
-"""Where the time of a whole run of the preset goes, from images to a calibrated OpenVINO model.
+"""Measures the time of each part of a whole run of the preset, from images to a calibrated OpenVINO model.
 
     python -m benchmarks.whole_run --group all=DIR
 
-One run with everything as it is by default, each in a process of its own; nothing else should run on the machine. Rows
-``group,part,value,unit`` of ``whole_run.csv``: seconds of each part one after the other and ``total``, the number of
-training images and steps, and the peak of the memory above that of the process with its libraries before the run.
+There is one run with all defaults for each group, in a separate process; nothing else should run on the machine. Rows
+``group,part,value,unit`` of ``whole_run.csv``: seconds of each part in order and ``total``, the number of training
+images and steps, and the peak memory above that of the process with its libraries before the run.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = ["group", "part", "value", "unit"]
 
 
 class Clock(Callback):
-    """Takes the time at which each part of a run begins: callbacks are called before the model."""
+    """Records the time at which each part of a run begins: callbacks are called before the model."""
 
     def __init__(self) -> None:
         self.begins: dict[str, float] = {}
@@ -38,22 +38,22 @@ class Clock(Callback):
         self.begins.setdefault(part, time.perf_counter())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The model computes its frozen features."""
+        """Record that the model begins to compute its frozen features."""
         del trainer, pl_module
         self._begin("frozen features")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The model learns its statistics."""
+        """Record that the model begins to fit its prototypes and scales."""
         del trainer, pl_module
         self._begin("prototypes and scales")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The first step."""
+        """Record the first training step."""
         del trainer, pl_module, batch, batch_idx
         self._begin("steps of the decoder")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The post-processor is calibrated."""
+        """Record that the calibration of the post-processor begins."""
         del trainer, pl_module
         self._begin("calibration and threshold")
 

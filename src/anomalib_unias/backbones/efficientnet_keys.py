@@ -1,4 +1,4 @@
-"""Names of EfficientNet parameters: from the ``efficientnet_pytorch`` style to timm's."""
+"""Renaming of EfficientNet parameters from the ``efficientnet_pytorch`` style to timm's."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def timm_efficientnet_keys(
         dict[str, torch.Tensor]: The same tensors named ``blocks.<stage>.<block>.<layer>.<tensor>``.
 
     Raises:
-        KeyError: If a name is not one of such a network; all of them are listed.
+        KeyError: If names do not belong to such a network; all of them are listed.
     """
     positions = [(stage, block) for stage, depth in enumerate(stage_depths) for block in range(depth)]
     renamed: dict[str, torch.Tensor] = {}

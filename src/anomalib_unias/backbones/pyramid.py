@@ -1,4 +1,4 @@
-"""A multi-scale feature extractor, frozen or a trained copy of a frozen one."""
+"""A multi-scale feature extractor: frozen, or a trainable copy of a frozen one."""
 
 import copy
 import math
@@ -16,22 +16,22 @@ from .efficientnet_lite import FORMER_NAMES, WEIGHT_PACKAGES, pretrained_configu
 
 
 class BackboneError(ValueError):
-    """A backbone that timm does not know, that has no such level, or whose weights cannot be had."""
+    """A backbone is unknown to timm, lacks a requested level, or its weights are not available."""
 
 
 class FeaturePyramid(nn.Module):
-    """Feature maps of a frozen timm network, computed no deeper than needed.
+    """Feature maps of a frozen timm network, computed only as deep as needed.
 
-    The network stays in eval mode and out of the autograd graph whatever the mode of its parent; see
-    :meth:`trainable_copy` for one that is trained.
+    The network stays in eval mode and outside of the autograd graph, whatever the mode of its parent; see
+    :meth:`trainable_copy` for a copy to train.
 
     Args:
         backbone (str): Name of a timm network that supports ``features_only``.
         levels (Sequence[int] | None): Levels of the network, 1 being the shallowest, in ascending order.
             ``None`` takes all with a stride up to ``deepest_stride``. Defaults to ``None``.
         pre_trained (bool): Whether to load ImageNet weights. Defaults to ``True``.
-        deepest_stride (int): The first level with at least this stride is added if ``levels`` ends before it,
-            so that there is always one with semantic context. Defaults to ``16``.
+        deepest_stride (int): The first level with at least this stride is added if all ``levels`` are shallower, so
+            that there is always one with semantic context. Defaults to ``16``.
 
     Attributes:
         levels (tuple[int, ...]): The levels that are returned.
@@ -77,14 +77,14 @@ class FeaturePyramid(nn.Module):
         self._batch_statistics = False
 
     def trainable_copy(self, batch_statistics: bool = False) -> "FeaturePyramid":
-        """Copy the network to train it.
+        """Make a copy that can be trained.
 
         Args:
-            batch_statistics (bool): Whether its normalisation takes the statistics of the batch in training mode.
-                Defaults to ``False``: those it was pre-trained with.
+            batch_statistics (bool): Whether batch normalisation uses the statistics of the batch in training mode.
+                Defaults to ``False``: it uses the statistics of the pre-training.
 
         Returns:
-            FeaturePyramid: With the same weights, part of the autograd graph.
+            FeaturePyramid: A copy with the same weights that is part of the autograd graph.
         """
         other = copy.deepcopy(self)
         other.network.requires_grad_(True)
@@ -92,7 +92,7 @@ class FeaturePyramid(nn.Module):
         return other.train(self.training)
 
     def train(self, mode: bool = True) -> "FeaturePyramid":
-        """Follow the parent's mode, but keep the network in eval mode unless it uses the statistics of batches."""
+        """Set the mode, but keep the network in eval mode unless it uses the statistics of batches."""
         super().train(mode)
         self.network.train(mode and self._batch_statistics)
         return self
@@ -116,10 +116,10 @@ class FeaturePyramid(nn.Module):
         return [features[index] for index in self._outputs]
 
     def unflatten(self, rows: torch.Tensor, image_size: Sequence[int]) -> list[torch.Tensor]:
-        """Take the feature maps of images apart that were put into one row per image.
+        """Bring feature maps that are stored as one row per image back to their shapes.
 
         Args:
-            rows (torch.Tensor): ``(B, N)``, all levels one after the other, of any precision.
+            rows (torch.Tensor): ``(B, N)``, all levels concatenated, of any precision.
             image_size (Sequence[int]): Height and width of the images.
 
         Returns:
@@ -134,7 +134,7 @@ class FeaturePyramid(nn.Module):
 
 
 def backbone_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per colour channel that a timm network was trained with.
+    """Get the mean and standard deviation per colour channel that a timm network was trained with.
 
     Args:
         backbone (str): Name of a timm network.
@@ -181,7 +181,7 @@ def _no_weights_message(backbone: str) -> str:
 
 
 def _truncate(network: Any, deepest: int) -> nn.Module:
-    """Drop what comes after the deepest level; ``out_indices`` of timm does not stop the forward early."""
+    """Remove the layers after the deepest level; timm's ``out_indices`` does not stop the forward pass early."""
     if hasattr(network, "blocks"):
         network.blocks = network.blocks[: network.feature_info[deepest - 1]["stage"]]
         return network
@@ -195,8 +195,8 @@ def _truncate(network: Any, deepest: int) -> nn.Module:
 def _centre_padding(network: Any) -> None:
     """Pad the strided 5x5 convolution of the third stage by 2 on every side.
 
-    The published UniAS computes the padding for 380 pixels once; timm's dynamic padding would shift the two
-    deepest maps by one sample at 224 pixels.
+    The published UniAS computes the padding once, for 380 pixels; at 224 pixels, timm's dynamic padding would shift the
+    two deepest maps by one position.
     """
     old = network.blocks[2][0].conv_dw
     new = nn.Conv2d(

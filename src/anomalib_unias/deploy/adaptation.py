@@ -1,4 +1,4 @@
-"""Exports in the form that programs demand which cannot take them as they are."""
+"""Adapts exports for programs that cannot use them unchanged."""
 
 import logging
 from collections.abc import Callable
@@ -21,20 +21,20 @@ Consumer = Literal["model_api", "dl_streamer"]
 
 
 def adapt_export(path: str | Path, output: str | Path, consumer: Consumer) -> Path:
-    """Write an export in the form that a program demands.
+    """Write an export in the form that another program needs.
 
     Args:
         path (str | Path): Export of any anomalib model, ``*.xml`` or ``*.onnx``.
         output (str | Path): IR to write, ``*.xml``. Another file than ``path``.
-        consumer (Consumer): ``"model_api"``, see :func:`for_model_api`, also what OpenVINO Model Server takes files of
-            images with; ``"dl_streamer"``, see :func:`for_dl_streamer`.
+        consumer (Consumer): ``"model_api"``, see :func:`for_model_api`, also for OpenVINO Model Server when it is sent
+            image files; ``"dl_streamer"``, see :func:`for_dl_streamer`.
 
     Returns:
         Path: The file.
 
     Raises:
-        ExportedModelError: If the program cannot work with it.
-        ValueError: If the consumer is unknown, or ``output`` is no new IR.
+        ExportedModelError: If the program cannot use the model.
+        ValueError: If the consumer is unknown, or ``output`` is not a new IR.
     """
     adapters: dict[str, Callable[[ov.Model], ov.Model]] = {
         "model_api": for_model_api,
@@ -58,19 +58,19 @@ def adapt_export(path: str | Path, output: str | Path, consumer: Consumer) -> Pa
 
 
 def for_model_api(model: ov.Model) -> ov.Model:
-    """Let a model take what OpenCV reads: bytes ``(B, H, W, 3)`` in the order BGR.
+    """Let a model take images as OpenCV reads them: bytes ``(B, H, W, 3)`` in the order BGR.
 
-    Model API 0.4 swaps the colours of models with a fixed input size, but not of those that take images of any size.
-    Such a model says that it does so by itself.
+    Model API 0.4 swaps the colour channels for models with a fixed input size, but not for models that take images of
+    any size. The adapted model swaps them itself, and its metadata says so.
 
     Args:
         model (ov.Model): Export of anomalib. It is not changed.
 
     Returns:
-        ov.Model: With the four outputs that Model API knows.
+        ov.Model: A model with the four outputs that Model API knows.
 
     Raises:
-        ExportedModelError: If one of them is missing.
+        ExportedModelError: If one of these outputs is missing.
     """
     model = model.clone()
     found = _outputs(model)
@@ -89,7 +89,7 @@ def for_model_api(model: ov.Model) -> ov.Model:
     steps = processor.input().preprocess()
     steps.convert_color(ColorFormat.RGB).convert_element_type(Type.f32).scale(255.0)
     built = processor.build()
-    # What is done inside must not be done once more.
+    # Steps inside the model must not be done twice.
     inside = ("reverse_input_channels", "scale_values", "resize_type")
     kept = {key: value for key, value in info.items() if key not in inside}
     set_model_info(built, kept | {"embedded_processing": "True"})
@@ -97,20 +97,19 @@ def for_model_api(model: ov.Model) -> ov.Model:
 
 
 def for_dl_streamer(model: ov.Model) -> ov.Model:
-    """Leave a model its map alone, which is all that DL Streamer looks at.
+    """Reduce a model to its anomaly map, the only output that DL Streamer uses.
 
-    Its converter takes the highest value of the map for the image score. So the map is stretched where that would be
-    another answer: its maximum is the image score of the model, and what exceeds the threshold is what did before, as
-    long as the image is anomalous.
+    DL Streamer takes the maximum of the map as the image score. Therefore the map is rescaled so that its maximum is
+    the image score of the model. If the image is anomalous, the same pixels exceed the threshold as before.
 
     Args:
-        model (ov.Model): Export of anomalib for one size of images. It is not changed.
+        model (ov.Model): Export of anomalib for one image size. It is not changed.
 
     Returns:
-        ov.Model: Takes one image ``(1, 3, H, W)``, gives one map ``(1, 1, H, W)`` in [0, 1].
+        ov.Model: A model that takes one image ``(1, 3, H, W)`` and returns one map ``(1, 1, H, W)`` in [0, 1].
 
     Raises:
-        ExportedModelError: If there is no map or no threshold, or images of any size are taken.
+        ExportedModelError: If there is no map or no threshold, or if the model takes images of any size.
     """
     found = _outputs(model)
     if missing := [name for name in OUTPUTS if name not in found]:
@@ -131,7 +130,7 @@ def for_dl_streamer(model: ov.Model) -> ov.Model:
     one_map = _one_map(found["anomaly_map"], found["pred_score"], image, pixel)
     found["anomaly_map"].set_names(set())
     chosen = _with_outputs(model, {"anomaly_map": one_map.output(0)})
-    # DL Streamer adds 0.5 to the thresholds, and knows no other task. Case matters to some of its versions.
+    # DL Streamer adds 0.5 to the thresholds, and knows only this task. Some of its versions are case-sensitive.
     set_model_info(
         chosen,
         info
@@ -147,7 +146,7 @@ def for_dl_streamer(model: ov.Model) -> ov.Model:
 
 
 def _one_map(anomaly_map: Output, score: Output, image: float, pixel: float) -> ov.Node:
-    """Map with thresholds of 0.5, whose maximum is the image score."""
+    """Rescale a map so that both thresholds are 0.5 and its maximum is the image score."""
     score = _centred(ops.reshape(score, np.array([-1, 1, 1, 1]), special_zero=False), image)
     levelled = _centred(anomaly_map, pixel)
     peak = ops.reduce_max(levelled, np.array([1, 2, 3]), keep_dims=True)
@@ -161,7 +160,7 @@ def _one_map(anomaly_map: Output, score: Output, image: float, pixel: float) -> 
 
 
 def _centred(scores: Output | ov.Node, threshold: float) -> ov.Node:
-    """Scores in [0, 1], linear on both sides of the threshold, which becomes 0.5."""
+    """Rescale scores in [0, 1] linearly on both sides of the threshold, which becomes 0.5."""
     limit, half = np.float32(threshold), np.float32(0.5)
     below = ops.multiply(scores, np.float32(0.5 / threshold))
     above = ops.add(half, ops.multiply(ops.subtract(scores, limit), np.float32(0.5 / (1 - threshold))))
@@ -169,7 +168,7 @@ def _centred(scores: Output | ov.Node, threshold: float) -> ov.Node:
 
 
 def _outputs(model: ov.Model) -> dict[str, Output]:
-    """What goes into the results, by the names of anomalib."""
+    """Find the tensors that are the outputs of the model, by anomalib's names."""
     return {
         name: output.get_node().input_value(0)
         for output in model.outputs
@@ -179,7 +178,7 @@ def _outputs(model: ov.Model) -> dict[str, Output]:
 
 
 def _with_outputs(model: ov.Model, outputs: dict[str, Output]) -> ov.Model:
-    """The same model with these outputs alone."""
+    """Build the same model with only these outputs."""
     for name, output in outputs.items():
         output.set_names({name})
     results = [ops.result(output) for output in outputs.values()]

@@ -1,4 +1,4 @@
-"""Inspection of batches, for programs that spread them over processes and machines."""
+"""Inspection of batches, for programs that distribute them over processes and machines."""
 
 from io import BytesIO
 from pathlib import Path
@@ -14,17 +14,17 @@ from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
 
 class BatchInspector:
-    """Inspects tables of images: a callable for ``map_batches`` of Ray Data, or whatever else has Arrow tables.
+    """Inspects tables of images: a callable for ``map_batches`` of Ray Data, or for other programs with Arrow tables.
 
     Args:
         model (str | Path): Export of anomalib, ``*.xml`` or ``*.onnx``.
         device (str): Device of OpenVINO. Defaults to ``"CPU"``.
-        threads (int): Cores that it computes with, those that the scheduler gives it. Defaults to ``1``.
+        threads (int): Number of CPU threads, usually the cores that the scheduler assigns. Defaults to ``1``.
 
     Raises:
         InspectionError: If ``pyarrow`` is not installed.
         FileNotFoundError: If there is no such model.
-        ExportedModelError: If it cannot inspect images one by one.
+        ExportedModelError: If the model cannot inspect images one by one.
 
     Example:
         >>> images = ray.data.read_binary_files("images", include_paths=True)  # doctest: +SKIP
@@ -42,7 +42,7 @@ class BatchInspector:
             model, device=device, readers=1, config={"INFERENCE_NUM_THREADS": threads} if device == "CPU" else None
         )
         self._table = pa.Table
-        # Said once: a batch without any label would have columns of another type.
+        # A fixed schema: in a batch without any label the column would get another type.
         self._schema = pa.schema(
             {
                 "image": pa.string(),
@@ -63,12 +63,12 @@ class BatchInspector:
         """Inspect a batch.
 
         Args:
-            batch (pyarrow.Table): Column ``path``, and ``bytes`` with the contents of the files; without it they are
-                read from their paths.
+            batch (pyarrow.Table): Table with a column ``path``, and optionally ``bytes`` with the contents of the
+                files; without ``bytes`` the files are read from their paths.
 
         Returns:
             pyarrow.Table: A row for each image in the same order: the fields of a line of the inspection, and
-            ``error``, which is null where there is a result.
+            ``error``, which is null if there is a result.
         """
         contents = batch["bytes"] if "bytes" in batch.column_names else [None] * len(batch)
         images = [
@@ -82,5 +82,5 @@ class BatchInspector:
 def _opened(name: str, content: bytes) -> ImageSource:
     try:
         return ImageSource(name, Image.open(BytesIO(content)))
-    except Exception as error:  # decoders of damaged files raise nearly everything
+    except Exception as error:  # decoders raise all kinds of errors for damaged files
         return ImageSource(name, problem=str(unreadable(name, error)))

@@ -1,4 +1,4 @@
-"""Commands about exported models."""
+"""Commands for exported models."""
 
 import logging
 import os
@@ -44,8 +44,8 @@ def inspect(
 ) -> None:
     """Inspect a folder, a list, a video, an image or a stream with an exported model: one JSON line for each image.
 
-    Ends with 1 if an image could not be inspected, or a result could not be written or delivered. SIGINT and SIGTERM
-    end it after the images that were begun.
+    The exit status is 1 if an image could not be inspected, or a result could not be written or delivered. SIGINT and
+    SIGTERM stop the inspection after the images that have been started.
 
     Args:
         model (Path): Export of anomalib, ``*.xml`` or ``*.onnx``.
@@ -55,18 +55,18 @@ def inspect(
         overlays (Path | None): Folder for pictures of the regions, not in the source. Defaults to ``None``: none.
         report (Path | None): Folder for a page at the end, not in the source: highest scores, counts, histogram.
             Defaults to ``None``: none.
-        mqtt (str | None): Publish each line at a broker, too: ``mqtt://broker/topic``. Defaults to ``None``: none.
-        webhook (str | None): Post each line to a web server, too: ``https://server/path``. Defaults to ``None``: none.
-        watch (bool): Wait for images that are added to the folder or replaced in it, and for ever for a stream that is
-            lost. Defaults to ``False``.
-        resume (bool): Go on with an output, leaving out the images that have a result and did not change since.
+        mqtt (str | None): Also publish each line at a broker: ``mqtt://broker/topic``. Defaults to ``None``: none.
+        webhook (str | None): Also post each line to a web server: ``https://server/path``. Defaults to ``None``: none.
+        watch (bool): Wait for images that are added to the folder or replaced in it; reconnect for ever to a stream
+            that is lost. Defaults to ``False``.
+        resume (bool): Append to an existing output; skip images that have a result there and have not changed since.
             Defaults to ``False``.
         device (str): Device of OpenVINO. Defaults to ``"CPU"``.
         hint (Literal["throughput", "latency"]): Several images at a time, or one. Defaults to ``"throughput"``.
         readers (int): Threads that read files. Defaults to ``2``.
-        reference (Path | None): Lines that this command wrote about normal validation images with the same model: a
-            warning tells when scores are no longer like theirs. Defaults to ``None``: nothing is compared.
-        window (int): How many of the last images are compared with it. Defaults to ``200``.
+        reference (Path | None): Output of this command for normal validation images with the same model: a warning
+            tells when the scores differ from it. Defaults to ``None``: nothing is compared.
+        window (int): Number of last images that are compared with the reference. Defaults to ``200``.
     """
     try:
         if report is not None:
@@ -87,7 +87,7 @@ def inspect(
         if report is not None and output is not None and (page := report_inspection(line, source, output, report)):
             logger.info("Wrote %s.", page)
     except BrokenPipeError:
-        # Nobody reads the standard output any more. Python would write to it once again at its end.
+        # Nobody reads the standard output any more, but Python would flush it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit("The standard output was closed before all images were inspected.") from None
     except (OSError, ExportedModelError, InspectionError) as error:
@@ -96,10 +96,10 @@ def inspect(
 
 
 def describe(model: Path) -> None:
-    """Write into an export of any anomalib model what it is, as ours do by themselves: for Model API and Model Server.
+    """Add metadata for Model API and Model Server to an export of any anomalib model; exports of this package have it.
 
     Args:
-        model (Path): ``*.xml`` or ``*.onnx``, with normalised scores. Its weights are not touched.
+        model (Path): ``*.xml`` or ``*.onnx``, with normalised scores. Its weights are not changed.
     """
     try:
         info = describe_export(model)
@@ -109,13 +109,13 @@ def describe(model: Path) -> None:
 
 
 def adapt(model: Path, output: Path, consumer: Literal["model_api", "dl_streamer"] = "model_api") -> None:
-    """Write an export in the form that a program demands which cannot take it as it is.
+    """Adapt an export for a program that cannot use it unchanged.
 
     Args:
         model (Path): Export of any anomalib model, ``*.xml`` or ``*.onnx``.
         output (Path): IR to write, ``*.xml``.
-        consumer (Literal["model_api", "dl_streamer"]): Images of any size as OpenCV reads them, for Model API and Model
-            Server, or the map alone. Defaults to ``"model_api"``.
+        consumer (Literal["model_api", "dl_streamer"]): A model that takes images of any size as OpenCV reads them, for
+            Model API and Model Server, or a model with the map as its only output. Defaults to ``"model_api"``.
     """
     try:
         logger.info("Wrote %s.", adapt_export(model, output, consumer))
@@ -134,16 +134,17 @@ def parity(
     limit: int | None = None,
     output: Path | None = None,
 ) -> None:
-    """Tell whether a trained model gives the same answer in training and after export, and what differs if not.
+    """Tell whether a trained model gives the same answers in training and after export, and what differs if not.
 
-    Ends with 1 if it does not.
+    The exit status is 1 if answers differ.
 
     Args:
         model (AnomalibModule): Class of the model, and its arguments.
-        data (AnomalibDataModule | None): Its test images are compared. Defaults to ``None``.
-        images (Path | None): Or else a folder of images. Defaults to ``None``.
+        data (AnomalibDataModule | None): Datamodule whose test images are compared. Defaults to ``None``.
+        images (Path | None): Folder of images to compare instead of ``data``. Defaults to ``None``.
         ckpt_path (Path | None): Checkpoint of the model. Defaults to ``None``.
-        calibration (str | None): Name for the report. Defaults to ``None``: the class of the post-processor.
+        calibration (str | None): Name of the calibration in the report. Defaults to ``None``: the class of the
+            post-processor.
         tolerance (float): Largest difference that counts as the same answer. Defaults to ``1e-3``.
         limit (int | None): Use at most this many images. Defaults to ``None``: all.
         output (Path | None): CSV file to append to. Defaults to ``None``.

@@ -1,4 +1,4 @@
-"""Drift: scores on the line that are no longer distributed as they were in validation."""
+"""Detects drift: scores on the line whose distribution differs from that in validation."""
 
 from collections import deque
 from pathlib import Path
@@ -11,26 +11,26 @@ from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.results import last_results
 
 FEWEST_SCORES = 30
-# Some hundred looks a day must not warn by chance.
+# Significance level: some hundred checks a day must not warn by chance.
 _LEVEL = 1e-4
-# Looks for each window; they overlap.
+# Checks per window; the checked images overlap.
 _LOOKS = 4
 
 
 class DriftWatch:
     """Compares the scores of the last images with those of normal images in validation.
 
-    By the two-sample test of Kolmogorov and Smirnov (``scipy.stats.ks_2samp``) at the level 0.0001, four times for each
-    window. It notices a change of the lamp, the camera or the material, in either direction, also if no image exceeds
-    the threshold. A few percent of defective images do not count as drift, a fifth may.
+    It uses the two-sample Kolmogorov-Smirnov test (``scipy.stats.ks_2samp``) at the level 0.0001, four times per
+    window. It notices a change of the lamp, the camera or the material, in either direction, even if no image exceeds
+    the threshold. A few percent of defective images do not count as drift, but a fifth may.
 
     Args:
         reference (NDArray): Scores of normal images ``(N,)``, by the same export.
-        window (int): How many of the last images are looked at. Defaults to ``200``.
+        window (int): Number of last images that are compared. Defaults to ``200``.
 
     Attributes:
-        window (int): The same.
-        looked (bool): Whether there were enough images to look at.
+        window (int): Number of last images that are compared.
+        looked (bool): Whether there were enough images for a check.
 
     Raises:
         InspectionError: If there are fewer than 30 scores, or the window is smaller.
@@ -59,18 +59,18 @@ class DriftWatch:
 
     @classmethod
     def read(cls, path: Path, window: int = 200) -> "DriftWatch":
-        """Read the scores from the output of an inspection of normal validation images.
+        """Read the reference scores from the output of an inspection of normal validation images.
 
         Args:
             path (Path): File of JSON lines. The last line of an image counts; errors are left out.
-            window (int): Images that are looked at. Defaults to ``200``.
+            window (int): Number of last images that are compared. Defaults to ``200``.
 
         Returns:
-            DriftWatch: Nothing seen yet.
+            DriftWatch: An instance without scores to compare yet.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            InspectionError: If a line is no result of an inspection, or there are too few.
+            InspectionError: If a line is not a result of an inspection, or there are too few.
         """
         if not path.is_file():
             msg = f"{path} does not exist: expected what 'anomalib-unias inspect' wrote about normal validation images."
@@ -78,13 +78,13 @@ class DriftWatch:
         return cls(np.array([entry["score"] for entry in last_results(path).values()]), window)
 
     def add(self, score: float) -> str | None:
-        """Look at an image.
+        """Add the score of an image, and check for drift when it is due.
 
         Args:
-            score (float): Its score.
+            score (float): Image score.
 
         Returns:
-            str | None: A sentence when drift begins, and another one when it has ended; else ``None``.
+            str | None: A sentence when drift begins, and another one when it has ended; otherwise ``None``.
         """
         self._scores.append(score)
         self._until_look -= 1

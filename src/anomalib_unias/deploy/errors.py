@@ -10,4 +10,4 @@ class ExportedModelError(ValueError):
 
 
 class InspectionError(ValueError):
-    """An inspection cannot begin: its files get in the way of each other, or what it should go on with is damaged."""
+    """An inspection cannot begin, because of its arguments, a missing package or a damaged file of results."""

@@ -1,4 +1,4 @@
-"""The image files of a folder."""
+"""Finds the image files of a folder."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from anomalib.data.utils.image import is_image_file
 logger = logging.getLogger(__name__)
 
 State = tuple[int, float]
-"""Bytes of a file, and when it was last changed, in seconds since 1970: another state, another image."""
+"""Size of a file in bytes, and time of its last change in seconds since 1970. A changed state means a changed image."""
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -22,10 +22,10 @@ _KINDS = {
 
 
 def state_of(status: os.stat_result) -> State:
-    """Take the state of a file from what the system says of it.
+    """Get the state of a file from its ``stat`` result.
 
     Args:
-        status (os.stat_result): Of the file.
+        status (os.stat_result): Status of the file.
 
     Returns:
         State: Its size and time.
@@ -34,9 +34,10 @@ def state_of(status: os.stat_result) -> State:
 
 
 class FolderScan:
-    """Looks for image files in a folder and its sub-folders.
+    """Finds image files in a folder and its sub-folders.
 
-    What is called like an image and is no file, and folders that cannot be looked into, are skipped with one warning.
+    Entries that have the name of an image but are not files, and folders that cannot be read, are skipped with one
+    warning each.
 
     Args:
         folder (Path): Folder.
@@ -47,7 +48,7 @@ class FolderScan:
         self._warned: set[str] = set()
 
     def images(self) -> list[tuple[Path, State]]:
-        """Look once.
+        """Scan the folder once.
 
         Returns:
             list[tuple[Path, State]]: Files in the order of their names, and their states.

@@ -1,4 +1,4 @@
-"""The resizing at the start of an exported model, taken out of it."""
+"""Takes the resizing out of the start of an exported model, and does it faster."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,22 +12,22 @@ from scipy.sparse import csr_array
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
 from anomalib_unias.pre_processing import interpolation_matrix
 
-# Sides of the images on which resizing is compared, if the model takes images of any size.
+# Sizes of the noise images on which both ways of resizing are compared, if the model takes images of any size.
 _PROBED = ((90, 65), (410, 333))
 
 
 def cut_resizing(model: ov.Model) -> tuple[ov.Model, tuple[int, int]] | None:
     """Cut anti-aliased resizing off the start of a model.
 
-    In there it is two products with matrices (see ``ExportableResize``), which every runtime computes alike, but most
-    of whose coefficients are 0: :func:`resize` gives the same result in less time.
+    In the model, resizing is two matrix products (see ``ExportableResize``), which give the same result in every
+    runtime. Most of the coefficients are 0, so :func:`resize` gives the same result in less time.
 
     Args:
         model (ov.Model): Model for one image ``(1, 3, H, W)``. It is not changed.
 
     Returns:
-        tuple[ov.Model, tuple[int, int]] | None: A model for a resized image, and its height and width; ``None`` if the
-        model begins with something else. That it does the same as :func:`resize` is measured.
+        tuple[ov.Model, tuple[int, int]] | None: A model for a resized image, and the height and width of that image;
+        ``None`` if the model begins with something else, or if its result on noise images differs from :func:`resize`.
     """
     model = model.clone()
     resized = _resized(model)
@@ -53,7 +53,7 @@ def cut_resizing(model: ov.Model) -> tuple[ov.Model, tuple[int, int]] | None:
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize bytes as ``ExportableResize`` resizes an image.
+    """Resize an image of bytes, with the same result as ``ExportableResize``.
 
     Args:
         pixels (np.ndarray): RGB ``(H, W, 3)``, uint8.
@@ -75,7 +75,7 @@ def _sparse_matrix(length: int, new_length: int) -> csr_array:
 
 
 def _resized(model: ov.Model) -> Output | None:
-    """Where the input has been through nothing but products, and has a fixed size."""
+    """Find the last tensor ``(1, 3, h, w)`` of fixed size to which only products and reshapes lead from the input."""
     output, found = model.input(0).get_node().output(0), None
     while True:
         uses = [use for use in output.get_target_inputs() if use.get_node().get_type_name() != "ShapeOf"]
@@ -88,7 +88,7 @@ def _resized(model: ov.Model) -> Output | None:
 
 
 def _fix_batch(images: Output) -> None:
-    """Let what asks for the number of images have a constant, 1."""
+    """Replace the number of images, where the graph reads it, by the constant 1."""
     shapes = [use.get_node() for use in images.get_target_inputs() if use.get_node().get_type_name() == "ShapeOf"]
     for gather in [use.get_node() for shape in shapes for use in shape.output(0).get_target_inputs()]:
         index = gather.input_value(1).get_node()
@@ -100,7 +100,7 @@ def _fix_batch(images: Output) -> None:
 
 
 def _probes(model: ov.Model) -> Iterator[np.ndarray]:
-    """Images of noise."""
+    """Make noise images for a comparison."""
     _, _, height, width = model.input(0).partial_shape
     for probed in _PROBED:
         sides = [

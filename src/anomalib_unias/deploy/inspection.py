@@ -1,4 +1,4 @@
-"""An inspection: one JSON line for each image of a folder, a list, a video or a stream."""
+"""Inspection: writes one JSON line for each image of a folder, a list, a video or a stream."""
 
 import logging
 import signal
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Whether the process was asked to end, by SIGINT or SIGTERM."""
+    """Records whether the process was asked to end, by SIGINT or SIGTERM."""
 
     def __init__(self) -> None:
         self.received = False
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Note the first signal; a second one ends the process at once. Other threads cannot listen, and do not."""
+        """Record the first signal; a second one ends the process at once. Only the main thread can receive signals."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -52,7 +52,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def until(self, images: Iterable[ImageSource | None]) -> Iterator[ImageSource | None]:
-        """Pass images on until then. Those that were passed on are still computed.
+        """Pass images on until the signal. Images that were passed on before are still inspected.
 
         Args:
             images (Iterable[ImageSource | None]): Images to inspect.
@@ -86,22 +86,22 @@ def run_inspection(
         output (Path | None): File for the lines. Defaults to ``None``: the standard output.
         overlays (Path | None): Folder for pictures of the anomaly maps and regions, see :func:`overlay_path`.
             Defaults to ``None``: none.
-        watch (bool): Go on with images that are added to the folder or replaced in it, or try for ever to connect with
-            a stream that is lost, until SIGINT or SIGTERM. Defaults to ``False``.
-        resume (bool): Append to ``output``, leaving out the images that have a result there and whose file has not
-            changed since. Defaults to ``False``.
-        drift (DriftWatch | None): Warns when scores are no longer like those of validation. Defaults to ``None``.
-        sinks (Sequence[Sink]): Take each line, too, and are closed at the end. Defaults to none.
+        watch (bool): Go on with images that are added to the folder or replaced in it, or reconnect for ever to a
+            stream that is lost, until SIGINT or SIGTERM. Defaults to ``False``.
+        resume (bool): Append to ``output``, and skip images that have a result there and whose file has not changed
+            since. Defaults to ``False``.
+        drift (DriftWatch | None): Warns when scores differ from those of validation. Defaults to ``None``.
+        sinks (Sequence[Sink]): Also get each line, and are closed at the end. Defaults to none.
 
     Returns:
-        int: Number of images whose last line has an ``error``, and of lines and pictures that could not be written or
-        delivered.
+        int: Number of images whose last line has an ``error``, plus the number of lines and pictures that could not be
+        written or delivered.
 
     Raises:
-        FileExistsError: If there is an output already and ``resume`` was not said.
+        FileExistsError: If ``output`` exists and ``resume`` is ``False``.
         FileNotFoundError: If there is no such source.
         ConnectionError: If a stream gives no frame.
-        InspectionError: If the pictures would be inspected themselves, or the output has a line that is no result.
+        InspectionError: If the pictures would be inspected themselves, or a line of the output is not a result.
     """
     path = Path(source)
     _refuse_overlays_in_source(path, overlays)
@@ -137,7 +137,7 @@ def _refuse_overlays_in_source(source: Path, overlays: Path | None) -> None:
 def _images(
     source: str | Path, watch: bool, done: dict[str, State | None]
 ) -> tuple[Iterator[ImageSource | None], int | None]:
-    """The images without those that are done, and their number if it is known."""
+    """Get the images to inspect, without those that are done, and their number if it is known."""
     if is_stream(str(source)):
         return watch_stream(str(source), tries=None if watch else 5), None
     path = Path(source)
@@ -151,7 +151,7 @@ def _images(
 
 
 def _is_done(image: ImageSource, done: dict[str, State | None]) -> bool:
-    """Whether an image has a result. A file that is gone has not changed."""
+    """Whether an image has a result and has not changed since. A file that is gone counts as unchanged."""
     if image.name not in done:
         return False
     before, now = done[image.name], image.state()
@@ -159,7 +159,7 @@ def _is_done(image: ImageSource, done: dict[str, State | None]) -> bool:
 
 
 def _results_in(output: Path | None, resume: bool) -> dict[str, State | None]:
-    """Images that have a result."""
+    """Get the images that have a result."""
     if output is None:
         return {}
     if not output.exists():

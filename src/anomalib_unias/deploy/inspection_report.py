@@ -1,4 +1,4 @@
-"""The report of an inspection, from the lines that it has written."""
+"""Report of an inspection, made from its file of JSON lines."""
 
 from collections.abc import Mapping
 from heapq import nlargest
@@ -20,20 +20,20 @@ def report_inspection(
 ) -> Path | None:
     """Write a page with the images of the highest scores, counts, and a histogram of the scores.
 
-    Pictures are of image files, which are inspected once more.
+    For the pictures, the image files are inspected once more.
 
     Args:
         line (ThroughputInferencer): The model.
-        source (str | Path): What was inspected, for the heading.
+        source (str | Path): Inspected source, for the heading.
         output (Path): File of JSON lines.
-        folder (Path): Folder of the page, made if it does not exist.
+        folder (Path): Folder of the page, created if it does not exist.
         pictures (int): Number of images that are shown. Defaults to ``12``.
 
     Returns:
-        Path | None: The page; ``None`` if there is no line.
+        Path | None: The page; ``None`` if the file has no lines.
 
     Raises:
-        InspectionError: If a line is no result.
+        InspectionError: If a line is not a result.
         OSError: If the page cannot be written.
     """
     lines = last_lines(output)
@@ -52,15 +52,15 @@ def report_inspection(
 
 
 def require_apart(source: Path, folder: Path, output: Path | None) -> None:
-    """Refuse what a report cannot be made of, before an inspection.
+    """Check before an inspection that a report can be made of it.
 
     Args:
-        source (Path): What is inspected.
+        source (Path): Inspected source.
         folder (Path): Folder of the report.
-        output (Path | None): File of the lines.
+        output (Path | None): File of JSON lines; ``None`` raises an error.
 
     Raises:
-        InspectionError: If there is no such file, or the pictures of the report would be inspected.
+        InspectionError: If ``output`` is ``None``, or if the pictures of the report would be inspected.
     """
     if output is None:
         msg = "A report is made of the lines of the inspection: give a file for them, --output results.jsonl."

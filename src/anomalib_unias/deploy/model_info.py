@@ -1,4 +1,4 @@
-"""What an exported model says about itself, in the words that OpenVINO's Model API reads."""
+"""Metadata of exported models, with the keys of OpenVINO's Model API."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,30 +14,30 @@ from anomalib.post_processing import PostProcessor
 from anomalib_unias.deploy.errors import ExportedModelError
 
 SECTION = "model_info"
-"""Section of ``rt_info`` in an IR; in ONNX files metadata whose keys begin with this word and a blank."""
+"""Section of ``rt_info`` in an IR; in ONNX files the keys of the metadata begin with this word and a space."""
 
-# Where OpenVINO puts the metadata of an ONNX file.
+# Section of ``rt_info`` in which OpenVINO puts the metadata of an ONNX file.
 _OF_ONNX = "framework"
 
 FORMAT = "1"
-"""``description_format``: changes when a key of the description gets another meaning."""
+"""Value of ``description_format``; it changes when a key of the metadata changes its meaning."""
 
 LABELS = ("Normal", "Anomaly")
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
-"""Outputs by which Model API knows a model of anomalib; it refuses a fifth."""
+"""Outputs by which Model API recognises a model of anomalib; it rejects a fifth."""
 
 
 def model_info(outputs: Collection[str], model: AnomalibModule | None = None) -> dict[str, str]:
-    """Describe an export of anomalib: what it takes, and what its answers mean.
+    """Make the metadata of an export of anomalib: its input, and the meaning of its outputs.
 
     Args:
         outputs (Collection[str]): Names of its outputs.
-        model (AnomalibModule | None): The model that was exported, from whose post-processor the thresholds are.
+        model (AnomalibModule | None): The exported model; the thresholds are taken from its post-processor.
             Defaults to ``None``: scores are normalised, and 0.5 is the threshold.
 
     Returns:
-        dict[str, str]: Keys of Model API, ``description_format`` and ``producer``. Without ``image_threshold`` and
-        ``pixel_threshold`` if the model does not tell good from defective.
+        dict[str, str]: Keys of Model API, ``description_format`` and ``producer``. Without ``image_threshold`` if the
+        model predicts no labels, and without ``pixel_threshold`` if it predicts no masks.
 
     Raises:
         ExportedModelError: If there is no ``pred_score``.
@@ -50,7 +50,7 @@ def model_info(outputs: Collection[str], model: AnomalibModule | None = None) ->
         "task": "segmentation" if "anomaly_map" in outputs else "classification",
         "labels": " ".join(LABELS),
         "normalization_scale": "1.0",
-        # Images are read by OpenCV, as bytes in the order BGR; the model takes RGB in [0, 1].
+        # Model API reads images with OpenCV, as bytes in the order BGR; the model takes RGB in [0, 1].
         "reverse_input_channels": "True",
         "scale_values": "255 255 255",
         "resize_type": "standard",
@@ -68,7 +68,7 @@ def model_info(outputs: Collection[str], model: AnomalibModule | None = None) ->
 
 
 def _thresholds(model: AnomalibModule | None) -> tuple[float, float]:
-    """Of images and of pixels, on the scale of the answers."""
+    """Get the image and pixel thresholds, on the scale of the exported scores."""
     post_processor = None if model is None else model.post_processor
     if not isinstance(post_processor, PostProcessor):
         return 0.5, 0.5
@@ -78,18 +78,18 @@ def _thresholds(model: AnomalibModule | None) -> tuple[float, float]:
 
 
 def describe_export(path: str | Path, model: AnomalibModule | None = None) -> dict[str, str]:
-    """Write into an export of any anomalib model what it is. The models of this package do that by themselves.
+    """Write metadata into an export of any anomalib model. Exports of this package have it already.
 
     Args:
-        path (str | Path): ``*.xml`` or ``*.onnx``. Weights are not touched; a description that is there is replaced.
-        model (AnomalibModule | None): The model that was exported, see :func:`model_info`. Defaults to ``None``.
+        path (str | Path): ``*.xml`` or ``*.onnx``. Weights are not changed; existing metadata of this kind is replaced.
+        model (AnomalibModule | None): The exported model, see :func:`model_info`. Defaults to ``None``.
 
     Returns:
-        dict[str, str]: What was written.
+        dict[str, str]: The written metadata.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ExportedModelError: If it is no export of anomalib.
+        ExportedModelError: If it is not an export of anomalib.
 
     Example:
         >>> describe_export(padim.to_openvino("line"), padim)  # doctest: +SKIP
@@ -104,7 +104,7 @@ def describe_export(path: str | Path, model: AnomalibModule | None = None) -> di
 
 
 def _describe_onnx(path: Path, model: AnomalibModule | None) -> dict[str, str]:
-    # Weights of large models lie in files of their own, and stay there.
+    # Weights of large models are in separate files, and stay there.
     content = onnx.load(path, load_external_data=False)
     info = model_info([output.name for output in content.graph.output], model)
     kept = {each.key: each.value for each in content.metadata_props if not each.key.startswith(f"{SECTION} ")}
@@ -137,7 +137,7 @@ def _describe_ir(path: Path, model: AnomalibModule | None) -> dict[str, str]:
 
 
 def _output_names(root: ElementTree.Element) -> list[str]:
-    """Names of the tensors that go into the results of an IR."""
+    """Find the names of the output tensors of an IR."""
     layers = {layer.get("id"): layer for layer in root.iterfind("layers/layer")}
     names = []
     for edge in root.iterfind("edges/edge"):
@@ -149,7 +149,7 @@ def _output_names(root: ElementTree.Element) -> list[str]:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """A file beside another, which it replaces when all has been written."""
+    """Give a temporary file beside ``path``, which replaces it when it is completely written."""
     new = path.with_name(f"{path.name}.new")
     try:
         yield new
@@ -159,24 +159,24 @@ def _replaced(path: Path) -> Iterator[Path]:
 
 
 def set_model_info(model: ov.Model, info: Mapping[str, str]) -> None:
-    """Describe a model in memory.
+    """Set the metadata of a model in memory.
 
     Args:
         model (ov.Model): Changed in place.
-        info (Mapping[str, str]): See :func:`model_info`.
+        info (Mapping[str, str]): Metadata, see :func:`model_info`.
     """
     for key, value in info.items():
         model.set_rt_info(value, [SECTION, key])
 
 
 def read_model_info(model: ov.Model) -> dict[str, str]:
-    """Read the description of an export.
+    """Read the metadata of an export.
 
     Args:
-        model (ov.Model): As OpenVINO has read it.
+        model (ov.Model): Export as read by OpenVINO.
 
     Returns:
-        dict[str, str]: Empty if there is none.
+        dict[str, str]: The metadata; empty if there is none.
     """
     if model.has_rt_info([SECTION]):
         values = model.get_rt_info([SECTION]).astype(dict).items()
@@ -190,13 +190,13 @@ def read_model_info(model: ov.Model) -> dict[str, str]:
 
 
 def doubts(model: ov.Model) -> list[str]:
-    """Find what somebody who uses an export should know before.
+    """Find problems of an export that a user should know about.
 
     Args:
-        model (ov.Model): As OpenVINO has read it.
+        model (ov.Model): Export as read by OpenVINO.
 
     Returns:
-        list[str]: Sentences, none if all is well.
+        list[str]: A sentence for each problem; empty if there is none.
     """
     found = []
     info = read_model_info(model)

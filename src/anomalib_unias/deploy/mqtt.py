@@ -1,4 +1,4 @@
-"""Results over MQTT."""
+"""Sends results over MQTT."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -8,29 +8,30 @@ from anomalib_unias.deploy.outages import Outage
 from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink, url_parts
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
-# Seconds between two attempts to reach the broker: doubled from the first to the second.
+# Seconds between two attempts to reach the broker: doubled each time, from the first number to the second.
 _DELAYS = 1, 30
-# A message has a number of 16 bits until the broker has confirmed it.
+# Unconfirmed messages have an identifier of 16 bits.
 _LARGEST_QUEUE = 60_000
 
 
 class MqttSink(BackgroundSink):
-    """Publishes each line as a message of its own, with the quality of service 1: at least once.
+    """Publishes each line as a separate message with quality of service 1: at least once.
 
-    ``paho-mqtt`` does the work in a thread of its own. It keeps the messages that the broker has not confirmed, and
-    connects again by itself, after 1 to 30 seconds.
+    ``paho-mqtt`` works in its own thread. It keeps messages until the broker has confirmed them, and reconnects
+    automatically, after 1 to 30 seconds.
 
     Args:
         url (str): ``mqtt://[user:password@]broker[:1883]/topic``; ``mqtts://`` for TLS, port 8883.
-        queue_size (int): Messages that wait for the broker, at most 60000; more are lost, and counted. Defaults to
-            ``10000``.
+        queue_size (int): Maximum number of messages that wait for the broker, from 1 to 60000; further messages are
+            lost, and counted. Defaults to ``10000``.
         patience (float): Seconds that :meth:`close` waits for the broker. Defaults to ``10.0``.
 
     Attributes:
         name (str): The URL without user and password.
 
     Raises:
-        InspectionError: If ``paho-mqtt`` is not installed, or the URL is none of this kind.
+        InspectionError: If ``paho-mqtt`` is not installed, ``queue_size`` is out of range, or the URL is not of this
+            form.
 
     Example:
         >>> sink = MqttSink("mqtt://localhost/line/3")  # doctest: +SKIP
@@ -69,7 +70,7 @@ class MqttSink(BackgroundSink):
             self._outage.begin(f"disconnected ({reason})") if reason.is_failure else None
         )
         self._queue_is_full = paho.MQTT_ERR_QUEUE_SIZE
-        # Not connect(): that would raise without a broker, which may be there a minute later.
+        # Not connect(), which raises an error if there is no broker: it may be there a minute later.
         self._client.connect_async(str(parts.hostname), port)
         self._client.loop_start()
 
@@ -79,7 +80,7 @@ class MqttSink(BackgroundSink):
     def _stop(self) -> None:
         connected = self._client.is_connected()
         self._client.disconnect()
-        if connected:  # or else the thread may be in the middle of an attempt, and ends after it
+        if connected:  # otherwise the thread may be trying to connect, and ends after that
             self._client.loop_stop()
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:

@@ -8,19 +8,20 @@ import openvino as ov
 from anomalib_unias.deploy.errors import ExportedModelError
 
 FULL_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
-"""OpenVINO computes in bfloat16 on a CPU that can, unless told otherwise, and a model file cannot tell it."""
+"""Unless told otherwise, OpenVINO uses bfloat16 on CPUs that support it; a model file cannot change that."""
 
 
 @cache
 def openvino_core() -> ov.Core:
-    """Give the core that all models of the process share.
+    """Get the core that all models of the process share.
 
-    The CPU plugin of OpenVINO 2026.4 brings a stack for signals, and with its core's end puts back the one it found.
-    When two cores end in the order in which they began, that is a stack that is gone: the next signal, such as that of
-    a worker of a data loader that ends, is a segmentation fault. A core that never ends does not put anything back.
+    The CPU plugin of OpenVINO 2026.4 installs its own signal stack and restores the previous one when its core is
+    destroyed. If two cores are destroyed in the order of their creation, the restored stack no longer exists, and the
+    next signal, such as that of a data-loader worker that exits, is a segmentation fault. A core that is never
+    destroyed restores nothing.
 
     Returns:
-        ov.Core: The same at each call.
+        ov.Core: The same core at each call.
     """
     return ov.Core()
 

@@ -1,4 +1,4 @@
-"""Connections that are lost and come back."""
+"""Messages about connections that are lost and come back."""
 
 import logging
 
@@ -6,11 +6,11 @@ logger = logging.getLogger(__name__)
 
 
 class Outage:
-    """Warns once when a connection is lost, and tells once when it is there again.
+    """Warns once when a connection is lost, and once when it is back.
 
     Args:
-        name (str): What is connected.
-        lost (str): What its loss means, for the warning.
+        name (str): Name of the connection.
+        lost (str): Consequence of the loss, for the warning.
     """
 
     def __init__(self, name: str, lost: str) -> None:
@@ -19,17 +19,17 @@ class Outage:
         self._lasts = False
 
     def begin(self, reason: object) -> None:
-        """Note that the connection is lost, or still is.
+        """Record that the connection is lost, or still lost.
 
         Args:
-            reason (object): Why, in words or as an error.
+            reason (object): Reason, as text or as an error.
         """
         if not self._lasts:
             self._lasts = True
             logger.warning("%s: %s. %s", self._name, str(reason).rstrip("."), self._lost)
 
     def end(self) -> None:
-        """Note that the connection works."""
+        """Record that the connection works."""
         if self._lasts:
             self._lasts = False
             logger.warning("%s is there again.", self._name)

@@ -1,4 +1,4 @@
-"""Pictures of what was found in an image."""
+"""Pictures of the anomalies that were found in an image."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ _HEAT = 0.4
 _BOX_COLOR = (255, 0, 0)
 
 _SUFFIX = ".png"
-# Bytes that file systems allow for a name.
+# Maximum number of bytes that file systems allow for a name.
 _LONGEST_NAME = 255
 _KEPT_OF_LONG_NAMES = 200
 
@@ -41,17 +41,17 @@ def draw_overlay(pixels: np.ndarray, anomaly_map: np.ndarray | None, regions: li
 
 
 def overlay_path(image: str, folder: Path) -> Path:
-    """Choose where the picture of an image lies in the folder of pictures; no two images have the same place.
+    """Choose the path of an image's picture in the folder of pictures; it is different for every image.
 
-    It is that of the image in the inspected folder, with one more suffix. An image elsewhere, which a list can name,
-    and one whose name would be too long get a name with a hash.
+    It is the path of the image in the inspected folder, with one more suffix. Images outside of that folder, which a
+    list can contain, and images whose names would be too long get a name with a hash.
 
     Args:
         image (str): Path of the image, or video and number of the frame.
-        folder (Path): The inspected folder, or that of the list or video.
+        folder (Path): The inspected folder, or the folder of the list or video.
 
     Returns:
-        Path: Relative path, which does not lead out of the folder.
+        Path: Relative path, which does not leave the folder of pictures.
 
     Example:
         >>> overlay_path("line/a/1.png", Path("line")).as_posix()

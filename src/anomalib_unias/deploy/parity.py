@@ -1,4 +1,4 @@
-"""Does a model give the same answer in training and after export, and if not, where does it begin to differ?"""
+"""Checks whether a model gives the same answers in training and after export, and finds the stage that differs."""
 
 import logging
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ DEFAULT_PRECISION = "openvino at default precision"
 
 @dataclass(frozen=True)
 class ParityRow:
-    """How far one way to run a model is from Lightning's ``predict``.
+    """Differences between one way to run a model and Lightning's ``predict``.
 
     Args:
-        stage (str): Way to run the model; ``"onnx: network"`` is the effect of this stage alone.
+        stage (str): Way to run the model; a name such as ``"onnx: network"`` is the effect of one stage only.
         max_score_diff (float): Largest difference of image scores, relative to their range if that exceeds 1.
         max_map_diff (float): Largest difference of anomaly maps, relative to their range. NaN without maps.
         label_flips (int): Number of images with another label.
-        image_auroc (float): Of its scores. NaN if not both labels are known.
+        image_auroc (float): Image AUROC of its scores. NaN if there are not both normal and defective labels.
     """
 
     stage: str
@@ -66,7 +66,7 @@ class ParityReport:
     rows: list[ParityRow] = field(default_factory=list)
 
     def differs(self, row: ParityRow) -> bool:
-        """Whether a row is another answer than that of Lightning.
+        """Whether a row differs from Lightning's answer.
 
         Args:
             row (ParityRow): One of the rows.
@@ -83,7 +83,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether all answers are the same; OpenVINO at its default precision is only shown."""
+        """Whether all answers are the same; OpenVINO at its default precision is shown but does not count."""
         return not any(self.differs(row) for row in self.rows if row.stage != DEFAULT_PRECISION)
 
     def frame(self) -> pd.DataFrame:
@@ -110,7 +110,7 @@ class ParityReport:
         """Get the rows for the terminal.
 
         Returns:
-            Table: For rich; what differs is red.
+            Table: Table for rich; rows that differ are red.
         """
         title = f"{self.model}, {self.calibration}: {'the same answer' if self.passed else 'NOT the same answer'}"
         table = Table("stage", "score", "map", "labels", "image AUROC", title=title, caption=self._caption())
@@ -141,16 +141,17 @@ def check_export_parity(
 ) -> ParityReport:
     """Run a trained model in all ways on the same original files, and compare the answers.
 
-    Lightning's ``test`` (of a datamodule) and ``predict``, anomalib's inferencers for torch and OpenVINO, the
-    inspection line, and ONNX Runtime and OpenVINO's Model API if they are installed. If an answer differs, it is also
-    told what each stage of the exported graph alone changes. All on the CPU; the model is not changed.
+    These are Lightning's ``test`` (for a datamodule) and ``predict``, anomalib's inferencers for torch and OpenVINO,
+    the inspection line, and ONNX Runtime and OpenVINO's Model API if they are installed. If an answer differs, the
+    report also shows the effect of each stage of the exported graph. All run on the CPU; the model is not changed.
 
     Args:
         model (AnomalibModule): Any trained model of anomalib.
-        data (AnomalibDataModule | Sequence[str | Path]): Its test set, or image files.
-        labels (Sequence[int] | None): 1 for defective files, 0 for normal ones; a datamodule knows them.
+        data (AnomalibDataModule | Sequence[str | Path]): Datamodule whose test set is used, or image files.
+        labels (Sequence[int] | None): 1 for defective files, 0 for normal ones; not needed for a datamodule.
             Defaults to ``None``.
-        calibration (str | None): Name for the report. Defaults to ``None``: the class of the post-processor.
+        calibration (str | None): Name of the calibration in the report. Defaults to ``None``: the class of the
+            post-processor.
         tolerance (float): Largest difference of scores, of maps relative to their range, and of the image AUROC.
             Defaults to ``1e-3``.
         limit (int | None): Use at most this many files, evenly spaced. Defaults to ``None``: all.
@@ -160,7 +161,8 @@ def check_export_parity(
 
     Raises:
         ValueError: If there is no image, or ``labels`` do not fit the files.
-        UnreadableImageError: If a file is no image, or anomalib would read it wrongly: more than 8 bits per channel.
+        UnreadableImageError: If a file is not an image, or has more than 8 bits per channel, which anomalib reads
+            wrongly.
     """
     files, known = _files_and_labels(data, labels)
     for file in files:
@@ -226,7 +228,7 @@ def _exported(model: AnomalibModule, files: Sequence[Path], root: Path) -> dict[
 
 
 def _stage_rows(model: AnomalibModule, files: Sequence[Path], root: Path, truth: dict[str, int]) -> list[ParityRow]:
-    """The effect of each stage alone, in each runtime."""
+    """Measure the effect of each stage separately, in each runtime."""
     runtimes = load_runtimes(StagedModel(model).to_onnx(root, "staged", **QUIET_ONNX))
     rows = []
     for name, runtime in runtimes.items():
@@ -254,7 +256,7 @@ def _compare(stage: str, found: Predictions, reference: Predictions, truth: dict
 
 
 def _map_difference(pairs: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> float:
-    """Largest difference of maps, relative to the range of the second ones over all images."""
+    """Compute the largest difference of maps, relative to the range of the second maps over all images."""
     maps = [(one, other) for one, other in pairs if one is not None and other is not None]
     if not maps:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Predictions for image files from every way to run a model of anomalib."""
+"""Predictions for image files by every way to run a model of anomalib."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one image.
+    """Prediction of a model for one image.
 
     Args:
         score (float): Image score.
-        label (bool | None): Whether it is anomalous; ``None`` if the model does not say.
+        label (bool | None): Whether the image is anomalous; ``None`` if the model predicts no labels.
         anomaly_map (np.ndarray | None): ``(H, W)``; ``None`` if the model has none.
     """
 
@@ -39,16 +39,16 @@ class Prediction:
 
 
 Predictions = dict[str, Prediction]
-"""By image path."""
+"""Predictions by image path."""
 
 
 def predict_by_lightning_test(model: AnomalibModule, datamodule: AnomalibDataModule, root: Path) -> Predictions:
-    """Predict the test images of a datamodule by ``Engine.test``.
+    """Predict the test images of a datamodule with ``Engine.test``.
 
     Args:
         model (AnomalibModule): Trained model.
-        datamodule (AnomalibDataModule): Its test set is used.
-        root (Path): Folder for what the engine writes.
+        datamodule (AnomalibDataModule): Datamodule whose test set is used.
+        root (Path): Folder for the files of the engine.
 
     Returns:
         Predictions: By image path.
@@ -60,12 +60,12 @@ def predict_by_lightning_test(model: AnomalibModule, datamodule: AnomalibDataMod
 
 
 def predict_by_lightning(model: AnomalibModule, files: Sequence[Path], root: Path) -> Predictions:
-    """Predict image files by ``Engine.predict``, one at a time.
+    """Predict image files with ``Engine.predict``, one at a time.
 
     Args:
         model (AnomalibModule): Trained model.
         files (Sequence[Path]): Images of any size.
-        root (Path): Folder for what the engine writes.
+        root (Path): Folder for the files of the engine.
 
     Returns:
         Predictions: By image path.
@@ -80,10 +80,10 @@ def predict_by_lightning(model: AnomalibModule, files: Sequence[Path], root: Pat
 
 
 def predict_by_torch(path: Path, files: Sequence[Path]) -> Predictions:
-    """Predict image files by anomalib's inferencer for torch.
+    """Predict image files with anomalib's inferencer for torch.
 
     Args:
-        path (Path): Export ``*.pt``. It is unpickled: use your own files only.
+        path (Path): Export ``*.pt``. It is unpickled: use only files that you trust.
         files (Sequence[Path]): Images of any size.
 
     Returns:
@@ -96,7 +96,7 @@ def predict_by_torch(path: Path, files: Sequence[Path]) -> Predictions:
 
 
 def predict_by_openvino(path: Path, files: Sequence[Path], config: Mapping[str, Any]) -> Predictions:
-    """Predict image files by anomalib's inferencer for OpenVINO.
+    """Predict image files with anomalib's inferencer for OpenVINO.
 
     Args:
         path (Path): Export ``*.xml``.
@@ -112,7 +112,7 @@ def predict_by_openvino(path: Path, files: Sequence[Path], config: Mapping[str, 
 
 
 def predict_by_onnxruntime(path: Path, files: Sequence[Path]) -> Predictions:
-    """Predict image files by ONNX Runtime.
+    """Predict image files with ONNX Runtime.
 
     Args:
         path (Path): Export ``*.onnx``.
@@ -126,14 +126,14 @@ def predict_by_onnxruntime(path: Path, files: Sequence[Path]) -> Predictions:
 
 
 def predict_by_model_api(path: Path, files: Sequence[Path]) -> Predictions:
-    """Predict image files by OpenVINO's Model API.
+    """Predict image files with OpenVINO's Model API.
 
     Args:
         path (Path): IR ``*.xml`` that takes bytes in the order BGR, see :func:`~.adaptation.for_model_api`.
         files (Sequence[Path]): Images of any size.
 
     Returns:
-        Predictions: By image path, without maps: those of Model API have 256 levels, and the size of the image.
+        Predictions: By image path, without maps: Model API rounds maps to 256 levels and resizes them to the image.
 
     Raises:
         ModuleNotFoundError: If Model API is not installed.
@@ -145,14 +145,14 @@ def predict_by_model_api(path: Path, files: Sequence[Path]) -> Predictions:
     for file in files:
         pixels = np.rint(255 * pixels_of(file)[0].transpose(1, 2, 0)).astype(np.uint8)
         result = model(np.ascontiguousarray(pixels[..., ::-1]))
-        # The output of the model as a word, whatever its labels are called.
+        # Model API returns the boolean output as a string, whatever the labels are called.
         label = result.pred_label in {"True", "1", "1.0"}
         found[str(file)] = Prediction(float(result.pred_score), label, None)
     return found
 
 
 def predict_by_line(path: Path, files: Sequence[Path]) -> Predictions:
-    """Predict image files by the inspection line.
+    """Predict image files with the inspection line.
 
     Args:
         path (Path): Export ``*.xml`` or ``*.onnx``.
@@ -172,7 +172,7 @@ def onnxruntime_session(path: Path) -> Any:
         path (Path): Export ``*.onnx``.
 
     Returns:
-        Any: Function from the input ``(B, 3, H, W)`` to a dictionary of outputs.
+        Any: Function from an input ``(B, 3, H, W)`` to a dictionary of outputs.
 
     Raises:
         ModuleNotFoundError: If ONNX Runtime is not installed.
@@ -204,7 +204,7 @@ def prediction_of(outputs: Mapping[str, np.ndarray]) -> Prediction:
             ``anomaly_map``, each for one image.
 
     Returns:
-        Prediction: What the model says.
+        Prediction: Prediction for the image.
     """
     label, anomaly_map = outputs.get("pred_label"), outputs.get("anomaly_map")
     return Prediction(
@@ -215,7 +215,7 @@ def prediction_of(outputs: Mapping[str, np.ndarray]) -> Prediction:
 
 
 def _from_batch(batch: Any) -> list[Prediction]:
-    """Predictions of anomalib's batch of torch tensors or numpy arrays."""
+    """Get the predictions from anomalib's batch of torch tensors or numpy arrays."""
     fields = {name: getattr(batch, name) for name in ("pred_score", "pred_label", "anomaly_map")}
     arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
     scores = np.atleast_1d(arrays["pred_score"].squeeze())
@@ -240,7 +240,7 @@ class _Collector(Callback):
         self._batch: ImageBatch | None = None
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
-        """Remember the batch: the post-processor of the model comes after this callback, and changes it in place."""
+        """Remember the batch: the model's post-processor runs after this callback and changes the batch in place."""
         del trainer, pl_module, args, kwargs
         self._keep_batch()
         self._batch = outputs
@@ -248,7 +248,7 @@ class _Collector(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def collected(self) -> Predictions:
-        """All predictions."""
+        """Get all predictions."""
         self._keep_batch()
         return self._predictions
 
@@ -272,7 +272,7 @@ def _engine(root: Path, collector: Callback) -> Engine:
 
 @contextmanager
 def _without_output(model: AnomalibModule) -> Iterator[None]:
-    """Neither metrics nor pictures, and the model is left as it was."""
+    """Switch metrics and pictures of a model off for a while; restore it at the end."""
     visualizer, evaluator, training = model.visualizer, model.evaluator, model.training
     model.visualizer = model.evaluator = None
     try:

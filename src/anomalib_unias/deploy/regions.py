@@ -12,10 +12,10 @@ class Region:
 
     Args:
         left (int): First column of its bounding box.
-        top (int): First row.
+        top (int): First row of its bounding box.
         width (int): Number of columns.
         height (int): Number of rows.
-        area (int): Pixels of the region itself.
+        area (int): Number of pixels of the region itself.
     """
 
     left: int
@@ -33,7 +33,7 @@ def find_regions(mask: np.ndarray, image_size: tuple[int, int]) -> list[Region]:
         image_size (tuple[int, int]): Height and width of the original image.
 
     Returns:
-        list[Region]: Largest first; regions that touch at a corner are one.
+        list[Region]: Largest first; areas that touch at a corner are one region.
     """
     vertical, horizontal = image_size[0] / mask.shape[0], image_size[1] / mask.shape[1]
     _, _, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)

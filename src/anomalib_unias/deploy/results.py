@@ -1,4 +1,4 @@
-"""Where an inspection writes: JSON lines, and pictures of what was found."""
+"""Writes and reads the results of an inspection: JSON lines, and pictures of the anomalies."""
 
 import json
 import logging
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 
 class ResultWriter:
-    """Writes the results of an inspection, and keeps count of what could not be written.
+    """Writes the results of an inspection, and counts what could not be written.
 
-    What cannot be written to the file of lines is tried again with the next line and at the end. Lines are whole: a
-    process that is killed leaves at most a part of the last one.
+    Lines that cannot be written to the file are tried again with the next line and at the end. Lines are complete: if
+    the process is killed, only the last one can be cut off.
 
     Args:
-        source (Path): What is inspected.
+        source (Path): Inspected source.
         output (Path | None): File to append lines to; ``None`` for the standard output.
         overlays (Path | None): Folder for pictures; ``None`` for none.
-        sinks (Sequence[Sink]): Take each line, too, and are closed at the end. Defaults to none.
+        sinks (Sequence[Sink]): Also get each line, and are closed at the end. Defaults to none.
 
     Attributes:
         failed (set[str]): Images whose last result is an error.
         written (int): Number of lines so far.
-        remarked (int): Number of images of which there is something to be said.
+        remarked (int): Number of images with remarks.
         lost_overlays (int): Number of pictures that could not be written.
     """
 
@@ -50,7 +50,7 @@ class ResultWriter:
         self._overlays = overlays
         self._sinks = sinks
         self._told: set[str] = set()
-        # Without a buffer in between, what has been written is known.
+        # Without a buffer, it is known which bytes have been written.
         self._file = output.open("ab", buffering=0) if output else None
         self._pending = b""
 
@@ -58,7 +58,7 @@ class ResultWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Try to write what is left, then to deliver it."""
+        """Try to write the remaining lines, then close the file and the sinks."""
         self._flush()
         if self._file is not None:
             self._file.close()
@@ -111,7 +111,7 @@ class ResultWriter:
     def _write_overlay(self, path: Path, pixels: np.ndarray, result: Inspected) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Not cv2.imwrite: it ends the process at a name that is not UTF-8, and does not say why it has failed.
+            # Not cv2.imwrite: it ends the process if the name is not UTF-8, and does not say why it failed.
             path.write_bytes(_png(draw_overlay(pixels, _plane(result, "anomaly_map"), _regions(result))))
         except (OSError, cv2.error) as error:
             _remove(path)
@@ -124,7 +124,7 @@ class ResultWriter:
             logger.warning("%s", message)
 
     def summary(self) -> str:
-        """Say how much was done, and what was not.
+        """Summarise the number of images and of problems.
 
         Returns:
             str: One line.
@@ -155,8 +155,8 @@ def result_line(result: Inspected) -> dict[str, Any]:
     Returns:
         dict[str, Any]: ``image`` and ``error``; or ``image``, ``score``, ``label`` (whether anomalous), ``boxes``
         ``[left, top, width, height]`` and their ``area`` in pixels of the image, ``milliseconds``,
-        ``out_of_range``, ``remarks`` on the image, and ``bytes`` and ``modified`` of its file. ``None`` stands for what
-        the model does not tell, or for no file.
+        ``out_of_range``, ``remarks`` on the image, and ``bytes`` and ``modified`` of its file. ``None`` means that the
+        model does not predict it, or that there is no file.
     """
     if result.error is not None or result.pixels is None:
         return {"image": result.source.name, "error": str(result.error)}
@@ -175,7 +175,7 @@ def result_line(result: Inspected) -> dict[str, Any]:
 
 
 def with_a_number(result: Inspected) -> Inspected:
-    """Turn a result whose score is no number into an error: it would compare as good with any threshold.
+    """Turn a result whose score is not finite into an error: NaN would count as good with any threshold.
 
     Args:
         result (Inspected): Result or error.
@@ -190,25 +190,25 @@ def with_a_number(result: Inspected) -> Inspected:
 
 
 def images_with_results(output: Path) -> dict[str, State | None]:
-    """Read which images have a result, to leave them out. The last line of an image counts.
+    """Read which images have a result already, to skip them. The last line of an image counts.
 
-    A last line that was cut off, which is what a process that was killed can leave, is removed.
+    If the last line of the file is cut off, because the process was killed, it is removed from the file.
 
     Args:
         output (Path): File of JSON lines, perhaps of an inspection that was killed.
 
     Returns:
-        dict[str, State | None]: By the names of the images, size and time of the file that was inspected, if the line
-        tells.
+        dict[str, State | None]: Name of the image -> size and time of the inspected file, ``None`` if the line does
+        not contain them.
 
     Raises:
-        InspectionError: If another line is no result.
+        InspectionError: If another line is not a result.
     """
     content = output.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
     if len(complete) < len(content):
         logger.warning("The last line of %s is cut off. It is removed, and its image inspected again.", output)
-        # Not written anew: whoever kills this process must not lose the file.
+        # Truncated, not rewritten: the file must not be lost if this process is killed.
         with output.open("r+b") as file:
             file.truncate(len(complete))
     return {name: _state(entry) for name, entry in last_results(output).items()}
@@ -221,8 +221,8 @@ def last_results(output: Path) -> dict[str, dict[str, Any]]:
         output (Path): File of JSON lines.
 
     Returns:
-        dict[str, dict[str, Any]]: Lines as :func:`result_line` makes them, by the names of the images, without those
-        whose last line is an error.
+        dict[str, dict[str, Any]]: Name of the image -> line as in :func:`result_line`, without images whose last line
+        is an error.
     """
     return {name: entry for name, entry in last_lines(output).items() if "error" not in entry}
 
@@ -234,10 +234,10 @@ def last_lines(output: Path) -> dict[str, dict[str, Any]]:
         output (Path): File of JSON lines.
 
     Returns:
-        dict[str, dict[str, Any]]: Lines as :func:`result_line` makes them, by the names of the images.
+        dict[str, dict[str, Any]]: Name of the image -> line as in :func:`result_line`.
 
     Raises:
-        InspectionError: If a line is no result.
+        InspectionError: If a line is not a result.
     """
     lines = output.read_bytes().splitlines()
     entries = [_entry(output, number, line) for number, line in enumerate(lines, start=1)]
@@ -272,7 +272,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 
 def _remove(path: Path) -> None:
-    """Remove a part of a file, if there is one."""
+    """Remove a partly written file, if there is one."""
     try:
         path.unlink(missing_ok=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""Where results go besides the file of lines."""
+"""Destinations of results other than the file of lines."""
 
 import threading
 import time
@@ -16,31 +16,31 @@ PATIENCE = 10.0
 class Sink(Protocol):
     """Takes the lines of an inspection and delivers them in the background.
 
-    The file of lines is written whatever becomes of a sink; what a sink could not deliver is counted.
+    The file of lines is written even if a sink fails; lines that a sink could not deliver are counted.
 
     Attributes:
-        name (str): What messages call it, without passwords.
+        name (str): Name in messages, without passwords.
     """
 
     name: str
 
     @property
     def undelivered(self) -> int:
-        """Number of lines that were published and did not arrive, so far."""
+        """Number of published lines that have not arrived so far."""
 
     def publish(self, line: bytes) -> None:
-        """Take a line. Neither waits nor raises.
+        """Take a line. It neither waits nor raises errors.
 
         Args:
             line (bytes): JSON object, see :func:`~anomalib_unias.deploy.results.result_line`.
         """
 
     def close(self) -> None:
-        """Wait a while for what is still on its way, then give up."""
+        """Wait a while for lines that are still on their way, then give up."""
 
 
 class Deliveries:
-    """Counts the lines that a sink was given and that have arrived or never will. For several threads."""
+    """Counts the lines of a sink that are on their way or lost. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -72,7 +72,7 @@ class Deliveries:
         """Wait until no line is on its way any more.
 
         Args:
-            seconds (float): At most so long.
+            seconds (float): Maximum time to wait.
         """
         end = time.monotonic() + seconds
         with self._changed:
@@ -81,10 +81,10 @@ class Deliveries:
 
 
 class BackgroundSink(ABC):
-    """A sink that counts what it is given and what has arrived; how lines are delivered is for the subclass to say.
+    """A sink that counts published and delivered lines; subclasses implement the delivery.
 
     Args:
-        patience (float): Seconds that :meth:`close` waits for what is on its way.
+        patience (float): Seconds that :meth:`close` waits for lines that are on their way.
     """
 
     def __init__(self, patience: float) -> None:
@@ -107,32 +107,32 @@ class BackgroundSink(ABC):
             self._deliveries.end(arrived=False)
 
     def close(self) -> None:
-        """Wait a while for what has not arrived, then give up."""
+        """Wait a while for lines that have not arrived, then give up."""
         self._deliveries.wait(self._patience)
         self._stop()
 
     @abstractmethod
     def _take(self, line: bytes) -> bool:
-        """Begin to deliver a line without waiting; ``False`` if too many are on their way already."""
+        """Start to deliver a line without waiting; ``False`` if too many are on their way already."""
 
     @abstractmethod
     def _stop(self) -> None:
-        """End what delivers in the background."""
+        """Stop the delivery in the background."""
 
 
 def url_parts(url: str, schemes: Collection[str], expected: str) -> SplitResult:
-    """Take a URL apart.
+    """Split a URL and check it.
 
     Args:
-        url (str): As it was given.
-        schemes (Collection[str]): What it may begin with.
-        expected (str): Sentence that says what is expected.
+        url (str): URL of a user.
+        schemes (Collection[str]): Allowed schemes.
+        expected (str): Sentence of the error message that says what is expected.
 
     Returns:
-        SplitResult: With a scheme of these, a host, and a port or none.
+        SplitResult: With an allowed scheme and a host.
 
     Raises:
-        InspectionError: If it is another URL or none. The message does not repeat it: it may have a password.
+        InspectionError: If it is not such a URL. The message does not repeat it, as it may contain a password.
     """
     try:
         parts = urlsplit(url)

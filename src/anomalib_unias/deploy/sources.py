@@ -1,4 +1,4 @@
-"""Where the images of an inspection come from, and how they are read."""
+"""Sources of the images of an inspection, and how they are read."""
 
 import mimetypes
 import time
@@ -15,8 +15,8 @@ from anomalib_unias.data.reading import read_rgb, rgb_of, unreadable
 from anomalib_unias.deploy.errors import UnreadableImageError
 from anomalib_unias.deploy.folders import FolderScan, State, state_of
 
-# Containers whose header has the number of frames. For others OpenCV computes it from the duration, which may be a
-# little off.
+# Containers whose header has the number of frames. For others OpenCV estimates it from the duration, with a small
+# error.
 _COUNTED = {".avi", ".mp4", ".m4v", ".mov"}
 _UNCERTAINTY = 0.05
 
@@ -27,9 +27,9 @@ class ImageSource:
 
     Args:
         name (str): Path, or video and number of the frame.
-        pixels (np.ndarray | Image.Image | None): RGB ``(H, W, 3)``, grey ``(H, W)`` or ``(H, W, 1)``, uint8; or an
-            image of Pillow. ``None`` reads the file ``name``. Defaults to ``None``.
-        problem (str | None): Why there are no pixels, if that is known. Defaults to ``None``.
+        pixels (np.ndarray | Image.Image | None): RGB ``(H, W, 3)``, grey ``(H, W)`` or ``(H, W, 1)``, uint8; or a
+            Pillow image. ``None`` reads the file ``name``. Defaults to ``None``.
+        problem (str | None): Known reason why there are no pixels. Defaults to ``None``.
     """
 
     name: str
@@ -37,14 +37,14 @@ class ImageSource:
     problem: str | None = None
 
     def read(self) -> np.ndarray:
-        """Get the pixels, those of a file as anomalib reads them in training.
+        """Get the pixels; a file is read as anomalib reads it in training.
 
         Returns:
             np.ndarray: RGB ``(H, W, 3)``, uint8.
 
         Raises:
-            UnreadableImageError: If the file is missing or broken, has more than 8 bits per channel, or the pixels are
-                of another kind.
+            UnreadableImageError: If the file is missing or broken or has more than 8 bits per channel, or if the pixels
+                have another type or shape.
         """
         if self.problem is not None:
             raise UnreadableImageError(self.problem)
@@ -55,10 +55,10 @@ class ImageSource:
         return _as_rgb(self.pixels, self.name)
 
     def state(self) -> State | None:
-        """Look at the file without reading it.
+        """Get the state of the file without reading it.
 
         Returns:
-            State | None: Its size and time; ``None`` if the image is no file of its own, or cannot be looked at.
+            State | None: Its size and time; ``None`` if the image is not a file, or is not accessible.
         """
         if self.pixels is not None or self.problem is not None:
             return None
@@ -73,7 +73,7 @@ def _decoded(image: Image.Image, name: str) -> np.ndarray:
         return rgb_of(image, name)
     except UnreadableImageError:
         raise
-    except Exception as error:  # Pillow decodes when it must, and decoders of damaged files raise nearly everything
+    except Exception as error:  # Pillow decodes lazily, and its decoders raise all kinds of errors for damaged files
         raise unreadable(name, error) from error
 
 
@@ -91,15 +91,15 @@ def find_images(path: Path) -> Iterator[ImageSource]:
 
     Args:
         path (Path): Folder, which is searched with its sub-folders; text file ``*.txt`` with a path per line,
-            relative to itself; video; or image.
+            relative to the folder of the text file; video; or image.
 
     Yields:
-        ImageSource: In the order of names, lines or frames. The images of a list need not exist. A video that ends too
-        early has one more, which cannot be read.
+        ImageSource: Images in the order of names, lines or frames. The images of a list need not exist. A video that
+        ends too early has one more image, which cannot be read.
 
     Raises:
         FileNotFoundError: If the path does not exist.
-        UnreadableImageError: If it is none of these.
+        UnreadableImageError: If the path is none of these.
     """
     if not path.exists():
         msg = f"{path} does not exist: expected a folder, a *.txt list, a video or an image."
@@ -107,7 +107,7 @@ def find_images(path: Path) -> Iterator[ImageSource]:
     if path.is_dir():
         yield from (ImageSource(str(file)) for file, _ in FolderScan(path).images())
     elif path.is_file() and path.suffix == ".txt":
-        # Names of files are bytes: what is not UTF-8 comes through.
+        # File names are bytes: surrogateescape preserves those that are not UTF-8.
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         yield from (ImageSource(str(path.parent / line.strip())) for line in lines if line.strip())
     elif path.is_file() and is_image_file(path):
@@ -150,20 +150,20 @@ def _frames(path: Path) -> Iterator[ImageSource]:
 def watch_folder(
     path: Path, interval: float = 0.5, done: Mapping[str, State | None] | None = None
 ) -> Iterator[ImageSource | None]:
-    """Report the images of a folder, and for ever those that are added or replaced.
+    """Yield the images of a folder, and then for ever those that are added or replaced.
 
     Args:
         path (Path): Folder, watched with its sub-folders.
-        interval (float): Seconds between two looks. Defaults to ``0.5``.
-        done (Mapping[str, State | None] | None): Images that are not reported while they have this state, or, with
-            ``None``, the one that they have now. Defaults to ``None``: none.
+        interval (float): Seconds between two scans. Defaults to ``0.5``.
+        done (Mapping[str, State | None] | None): Images that are not reported as long as they have this state, or, if
+            it is ``None``, the state that they have now. Defaults to ``None``: none.
 
     Yields:
-        ImageSource | None: Each image once it is completely written, which is when its size and time did not change
-        between two looks, and again when they have changed later; ``None`` after each look.
+        ImageSource | None: Each image when it is completely written, which means that its size and time did not change
+        between two scans, and again when it has changed later; ``None`` after each scan.
 
     Raises:
-        NotADirectoryError: If it is no folder.
+        NotADirectoryError: If the path is not a folder.
     """
     if not path.is_dir():
         msg = f"{path} is not a folder: only a folder can be watched."

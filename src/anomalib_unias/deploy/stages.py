@@ -1,4 +1,4 @@
-"""Where in the graph an exported model begins to differ."""
+"""Finds the stage at which the answers of an exported model begin to differ."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +25,7 @@ Runtime = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class StagedOutput(NamedTuple):
-    """What goes from stage to stage, and the final answer."""
+    """Intermediate results of the stages, and the final answer."""
 
     processed: Tensor
     raw_score: Tensor | None
@@ -36,7 +36,7 @@ class StagedOutput(NamedTuple):
 
 
 class StagedModel(ExportMixin, LightningModule):  # type: ignore[misc]  # as anomalib's own base class
-    """A model of anomalib whose export also returns what goes from stage to stage.
+    """A model of anomalib whose export also returns the intermediate results of its stages.
 
     Args:
         source (AnomalibModule): Trained model.
@@ -53,7 +53,7 @@ class StagedModel(ExportMixin, LightningModule):  # type: ignore[misc]  # as ano
             images (Tensor): ``(B, 3, H, W)`` in [0, 1].
 
         Returns:
-            StagedOutput: Of all stages.
+            StagedOutput: Results of all stages.
         """
         source = self.model
         processed = source.pre_processor(images) if source.pre_processor else images
@@ -71,10 +71,10 @@ def load_runtimes(path: Path) -> dict[str, Runtime]:
         path (Path): ``*.onnx``.
 
     Returns:
-        dict[str, Runtime]: By the name of the runtime: from an input ``(1, 3, H, W)`` to named outputs.
+        dict[str, Runtime]: Name of the runtime -> function from an input ``(1, 3, H, W)`` to named outputs.
     """
     compiled = openvino_core().compile_model(path, "CPU", FULL_PRECISION)
-    # OpenVINO gives two outputs that are the same tensor both names.
+    # If two outputs are the same tensor, OpenVINO gives both outputs both names.
     names = [output.name for output in onnx.load(path, load_external_data=False).graph.output]
     runtimes: dict[str, Runtime] = {
         "openvino": lambda pixels: dict(zip(names, compiled(pixels).to_tuple(), strict=True))
@@ -86,16 +86,16 @@ def load_runtimes(path: Path) -> dict[str, Runtime]:
 
 @torch.no_grad()
 def stagewise_predictions(source: AnomalibModule, runtime: Runtime, file: Path) -> list[Prediction]:
-    """Predict an image with ever more stages computed by the runtime, the rest by torch.
+    """Predict an image with the first stages computed by the runtime, one more in each prediction, the rest by torch.
 
     Args:
         source (AnomalibModule): Trained model, in evaluation mode.
-        runtime (Runtime): Of the exported :class:`StagedModel`.
+        runtime (Runtime): Runtime of the exported :class:`StagedModel`.
         file (Path): Image.
 
     Returns:
-        list[Prediction]: No stage by the runtime, then one prediction for each of :data:`STAGES`: two that follow
-        each other differ by what this one stage does.
+        list[Prediction]: A prediction by torch only, then one more for each of :data:`STAGES`. The difference of two
+        consecutive predictions is the effect of one stage.
     """
     image = torch.as_tensor(read_image(file, as_tensor=True)).unsqueeze(0)
     transform = source.pre_processor.transform if isinstance(source.pre_processor, PreProcessor) else None

@@ -1,4 +1,4 @@
-"""Cameras and streams, which never end and are lost from time to time."""
+"""Cameras and streams: endless sources whose connection can be lost."""
 
 import re
 import threading
@@ -17,7 +17,7 @@ _CAMERA = re.compile(r"camera:(\d+)")
 _STREAM = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|rtp)://.")
 _TIMEOUT_MS = 10_000
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.5, 30.0
-# Seconds without a frame after which the results of the last ones are given out.
+# Seconds without a frame after which the results of the last frames are returned.
 _SLOW = 0.2
 
 
@@ -38,23 +38,23 @@ def is_stream(source: str) -> bool:
 
 
 def watch_stream(source: str, tries: int | None = 5) -> Iterator[ImageSource | None]:
-    """Report the frames of a camera or a stream as they come, and connect again when it is lost.
+    """Yield the frames of a camera or a stream as they arrive, and reconnect when the connection is lost.
 
-    A thread reads all frames. The newest one is reported: those that come while the line is busy are left out.
+    A thread reads all frames. Only the newest one is yielded: frames that arrive while the line is busy are dropped.
 
     Args:
         source (str): ``camera:0`` for the first camera of this machine, or a URL that OpenCV opens: RTSP, RTMP, MJPEG
             over HTTP.
-        tries (int | None): Attempts to connect in a row, 0.5 to 30 seconds apart, after which it is given up. Defaults
-            to ``5``; ``None`` tries for ever.
+        tries (int | None): Attempts to connect in a row, 0.5 to 30 seconds apart, before giving up. Defaults to ``5``;
+            ``None`` tries for ever.
 
     Yields:
-        ImageSource | None: A frame, called by the source, without user and password, and its time in UTC:
-        ``rtsp://camera/line#20250131T120000.123456Z``. ``None`` while there is no new one. When it was given up, at
-        last one that cannot be read.
+        ImageSource | None: A frame. Its name is the source without user and password, and its time in UTC:
+        ``rtsp://camera/line#20250131T120000.123456Z``. ``None`` while there is no new frame. After giving up, the last
+        image is one that cannot be read.
 
     Raises:
-        ValueError: If it is neither a camera nor a stream.
+        ValueError: If the source is neither a camera nor a stream.
         ConnectionError: If there was not a single frame.
     """
     if not is_stream(source):
@@ -81,7 +81,7 @@ def watch_stream(source: str, tries: int | None = 5) -> Iterator[ImageSource | N
 
 
 class _Frames:
-    """Reads the frames of a connection in a thread, and gives the newest one out.
+    """Reads the frames of a connection in a thread, and yields the newest one.
 
     Args:
         connect (Callable[[], cv2.VideoCapture]): Opens the connection, which may take a while.
@@ -95,7 +95,7 @@ class _Frames:
         self._stopped = False
 
     def __enter__(self) -> "_Frames":
-        # A daemon: a camera that does not answer must not keep the process.
+        # A daemon: a camera that does not answer must not keep the process alive.
         threading.Thread(target=self._read, name="frames", daemon=True).start()
         return self
 
@@ -103,7 +103,7 @@ class _Frames:
         self._stopped = True
 
     def __iter__(self) -> Iterator[np.ndarray | None]:
-        """Give frames out, RGB ``(H, W, 3)``, uint8, until the connection ends; ``None`` where there is no new one."""
+        """Yield frames, RGB ``(H, W, 3)``, uint8, until the connection ends; ``None`` if there is no new frame."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._newest is not None or self._ended, _SLOW)
@@ -137,7 +137,7 @@ def _open(source: str) -> cv2.VideoCapture:
 
 
 def _pause(seconds: float) -> Iterator[None]:
-    """Wait, and hand over from time to time."""
+    """Wait, and yield ``None`` from time to time."""
     end = time.monotonic() + seconds
     while (remaining := end - time.monotonic()) > 0:
         yield None

@@ -1,4 +1,4 @@
-"""Many images through an exported model, as fast as OpenVINO can."""
+"""Runs an exported model on many images, as fast as OpenVINO can."""
 
 import logging
 import time
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 Hint = Literal["throughput", "latency"]
 AnyImage = str | Path | np.ndarray | Image.Image | ImageSource
 
-# Fields of anomalib's batch that an exported model can have among its outputs.
+# Fields of anomalib's batch that can be outputs of an exported model.
 _FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 
-# Seconds after which results are given out instead of waiting for the next image.
+# Seconds of waiting for the next image after which finished results are yielded.
 _SLOW_READING = 0.5
 
 
@@ -46,8 +46,8 @@ class Inspected:
         source (ImageSource): The image.
         outputs (Mapping[str, np.ndarray]): Outputs of the model by name, empty after an error.
         pixels (np.ndarray | None): RGB ``(H, W, 3)``, uint8; ``None`` if the image could not be read.
-        milliseconds (float): Time to read the image and to compute the answer.
-        error (UnreadableImageError | None): What went wrong. Defaults to ``None``.
+        milliseconds (float): Time to read the image and to compute the result.
+        error (UnreadableImageError | None): The error, if there is no result. Defaults to ``None``.
         state (State | None): Size and time of the file, taken before it was read. Defaults to ``None``: no file.
     """
 
@@ -65,7 +65,7 @@ class Inspected:
 
     @property
     def remarks(self) -> list[str]:
-        """What is to be said of the pixels, see :func:`~anomalib_unias.deploy.remarks.remarks_on`."""
+        """Remarks on the pixels, see :func:`~anomalib_unias.deploy.remarks.remarks_on`."""
         return [] if self.pixels is None else remarks_on(self.pixels)
 
     @property
@@ -73,7 +73,7 @@ class Inspected:
         """The result as anomalib's inferencers return it, for one image in [0, 1].
 
         Raises:
-            UnreadableImageError: If there is none.
+            UnreadableImageError: If there is no result.
         """
         if self.error is not None or self.pixels is None:
             raise self.error or UnreadableImageError(self.source.name)
@@ -84,7 +84,7 @@ class Inspected:
 
 @dataclass(frozen=True)
 class _Read:
-    """An image that was read, or not."""
+    """An image that was read, or the error of reading it."""
 
     source: ImageSource
     pixels: np.ndarray | None
@@ -97,10 +97,10 @@ class _Read:
 class ThroughputInferencer:
     """Runs an exported model of anomalib on a stream of images of any size.
 
-    While some images are computed, the next ones are read and, if the model begins with anti-aliased resizing, resized.
-    To other models pixels go as bytes. The result is that of anomalib's own inferencer. Results come in the order of
-    the images. At most ``requests + readers + 1`` images are in memory; the next one is taken
-    from the iterable only when a result has been taken.
+    While some images are computed, the next ones are read. If the model begins with anti-aliased resizing, the reading
+    threads do the resizing; other models get the pixels as bytes. The results are the same as with anomalib's own
+    inferencer, in the order of the images. At most ``requests + readers + 1`` images are in memory; the next one is
+    taken from the iterable only when a result has been taken.
 
     Args:
         path (str | Path): Export of anomalib, ``*.xml`` or ``*.onnx``, with any input size.
@@ -108,17 +108,18 @@ class ThroughputInferencer:
         hint (Hint): ``"throughput"`` computes several images at a time, ``"latency"`` one, with all cores.
             Defaults to ``"throughput"``.
         readers (int): Threads that read files. Defaults to ``2``.
-        requests (int | None): Images that are computed at a time. Defaults to ``None``: what OpenVINO finds best.
-        config (Mapping[str, Any] | None): More configuration of OpenVINO. Full precision is the default, so that
-            scores are those of training. Defaults to ``None``.
-        cache_dir (Path | None): Folder for compiled models. Defaults to ``None``: in the cache folder of the user.
+        requests (int | None): Number of images that are computed at a time. Defaults to ``None``: OpenVINO chooses.
+        config (Mapping[str, Any] | None): More configuration of OpenVINO. The precision is full unless it is set here,
+            so that scores are those of training. Defaults to ``None``.
+        cache_dir (Path | None): Folder for compiled models. Defaults to ``None``: a folder in the user's cache folder.
 
     Attributes:
-        info (dict[str, str]): What the export says about itself, such as ``image_threshold``; empty if nothing.
+        info (dict[str, str]): Metadata of the export, such as ``image_threshold``; empty if there is none.
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ExportedModelError: If it does not take one image at a time, or has no score.
+        ExportedModelError: If the model does not take one image at a time, or has no score.
+        ValueError: If ``hint`` is unknown.
 
     Example:
         >>> line = ThroughputInferencer("model.xml")  # doctest: +SKIP
@@ -171,10 +172,10 @@ class ThroughputInferencer:
             image (AnyImage): File, PIL image, or pixels ``(H, W, 3)`` RGB or ``(H, W)`` grey, uint8.
 
         Returns:
-            NumpyImageBatch: Of one image.
+            NumpyImageBatch: Batch of one image.
 
         Raises:
-            UnreadableImageError: If it cannot be read.
+            UnreadableImageError: If the image cannot be read.
         """
         return next(self.stream([image]))
 
@@ -185,10 +186,10 @@ class ThroughputInferencer:
             images (Iterable[AnyImage]): Files, PIL images, or uint8 pixels. May be endless.
 
         Yields:
-            NumpyImageBatch: Of one image each.
+            NumpyImageBatch: Batches of one image.
 
         Raises:
-            UnreadableImageError: If an image cannot be read; see :meth:`inspect` to go on after it.
+            UnreadableImageError: If an image cannot be read; :meth:`inspect` goes on after such images.
         """
         for result in self.inspect(images):
             yield result.batch
@@ -197,8 +198,8 @@ class ThroughputInferencer:
         """Predict images in their order, and go on after those that cannot be read.
 
         Args:
-            images (Iterable[AnyImage | None]): Files, PIL images, or uint8 pixels. ``None`` says that the next image
-                may take a while: all results are given out first.
+            images (Iterable[AnyImage | None]): Files, PIL images, or uint8 pixels. ``None`` means that the next image
+                may take a while: all pending results are yielded first.
 
         Yields:
             Inspected: A result or an error for each image.
@@ -221,7 +222,7 @@ class ThroughputInferencer:
             self._idle += [*free, *(request for _, request in running)]
 
     def _finish(self, read: _Read, request: InferRequest, free: list[InferRequest]) -> Inspected:
-        """Wait for an answer, and give its request back."""
+        """Wait for a result, and put its request back to the free ones."""
         free.append(request)
         if read.pixels is None:
             return Inspected(read.source, {}, None, read.milliseconds, read.error)
@@ -229,7 +230,7 @@ class ThroughputInferencer:
             request.wait()
         except RuntimeError as error:
             return Inspected(read.source, {}, None, read.milliseconds, _not_computed(read, error))
-        # The request will write its next answer into the same memory.
+        # The request will write its next result into the same memory.
         outputs = {name: tensor.data.copy() for name, tensor in zip(self._names, request.output_tensors, strict=True)}
         return Inspected(read.source, outputs, read.pixels, read.milliseconds + request.latency, state=read.state)
 
@@ -250,7 +251,7 @@ class ThroughputInferencer:
     def _read(self, image: AnyImage) -> _Read:
         started = time.perf_counter()
         source, pixels, network_input, error = _source(image), None, None, None
-        # Before it is read: a file that changes meanwhile is another one to who goes on later.
+        # Taken before the file is read: if it changes meanwhile, a resumed inspection inspects it again.
         state = source.state()
         try:
             pixels = source.read()
@@ -271,14 +272,14 @@ class ThroughputInferencer:
 
 
 def _wait(reading: Future[_Read]) -> Iterator[_Read | None]:
-    """Wait for an image; ``None`` says that this takes a while, as with a network folder that does not answer."""
+    """Wait for an image; yield ``None`` if this takes a while, as with a network folder that does not answer."""
     if not wait([reading], timeout=_SLOW_READING).done:
         yield None
     yield reading.result()
 
 
 def _start(request: InferRequest, read: _Read) -> _Read:
-    """Begin to compute an image, if there is one."""
+    """Start to compute an image, if it was read."""
     if read.network_input is None:
         return read
     try:
@@ -328,5 +329,5 @@ def _with_byte_input(model: ov.Model) -> ov.Model:
 
 
 def _name(output: ov.ConstOutput) -> str:
-    """Name of an output by anomalib's convention, where it has several."""
+    """Get the name of an output; if it has several, the one by anomalib's convention."""
     return next((name for name in (*_FIELDS, "out_of_range") if name in output.names), output.any_name)

@@ -1,4 +1,4 @@
-"""Results to a web server."""
+"""Sends results to a web server."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.outages import Outage
 from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink, url_parts
 
-# Answers after which the same line is sent again: until it is taken, or a few times.
+# Status codes after which the same line is sent again: until it is accepted, or _TIMES times.
 _UNAVAILABLE = (408, 429, 502, 503, 504)
 _BROKEN = (500,)
 _TIMES = 3
@@ -17,23 +17,25 @@ _LONGEST_DELAY = 30.0
 
 
 class WebhookSink(BackgroundSink):
-    """Posts each line as a request of its own: at least once, in the order of the images.
+    """Posts each line as a separate request: at least once, in the order of the images.
 
-    A thread sends one after the other, through a pool of ``urllib3``. Where nobody answers, or a proxy says that the
-    server is away, the line is sent again after 1 to 30 seconds, for ever; after an internal error of the server three
-    times. Any other answer than a 2xx refuses the line, which is counted.
+    A thread sends one line after the other, through a pool of ``urllib3``. If there is no answer, or the answer says
+    that the server is not available (408, 429, 502, 503, 504), the line is sent again after 1 to 30 seconds, for ever;
+    after an internal error of the server (500) it is sent again three times. Any other answer than a 2xx means that the
+    line is refused; refused lines are counted.
 
     Args:
-        url (str): ``http://`` or ``https://``; user and password in it are sent as basic authorisation.
-        headers (Mapping[str, str] | None): More headers, such as a token. Defaults to ``None``: none.
-        queue_size (int): Lines that wait for the server; more are lost, and counted. Defaults to ``10000``.
+        url (str): ``http://`` or ``https://``; user and password in it are sent as basic authentication.
+        headers (Mapping[str, str] | None): Additional headers, such as a token. Defaults to ``None``: none.
+        queue_size (int): Maximum number of lines that wait for the server; further lines are lost, and counted.
+            Defaults to ``10000``.
         patience (float): Seconds that :meth:`close` waits for the server. Defaults to ``10.0``.
 
     Attributes:
         name (str): The URL without user, password and query.
 
     Raises:
-        InspectionError: If ``urllib3`` is not installed, or the URL is none of this kind.
+        InspectionError: If ``urllib3`` is not installed, or the URL is not of this form.
 
     Example:
         >>> sink = WebhookSink("http://localhost:8080/results")  # doctest: +SKIP
@@ -84,7 +86,7 @@ class WebhookSink(BackgroundSink):
         )
         self._lines: queue.Queue[bytes] = queue.Queue(queue_size)
         self._given_up = threading.Event()
-        # A daemon: a server that does not answer must not keep the process.
+        # A daemon: a server that does not answer must not keep the process alive.
         threading.Thread(target=self._send_all, name=self.name, daemon=True).start()
 
     def _take(self, line: bytes) -> bool:
@@ -108,7 +110,7 @@ class WebhookSink(BackgroundSink):
                 self._deliveries.end(arrived)
 
     def _send(self, line: bytes) -> bool | None:
-        """Send a line until it is taken or refused; ``None`` if this was given up."""
+        """Send a line until it is accepted or refused; ``None`` if sending was given up."""
         delay = 1.0
         while not self._given_up.is_set():
             try:

@@ -1,1 +1,1 @@
-"""Models of this package, one folder each, laid out as in anomalib."""
+"""Models of this package, one folder per model, structured as in anomalib."""

@@ -1,4 +1,4 @@
-"""CADA: one threshold for all products, for any anomalib model that localises defects.
+"""CADA: one threshold for all products, for any anomalib model with anomaly maps.
 
 Paper: Absolute-Unified Multi-Class Anomaly Detection via Class-Agnostic Distribution Alignment,
 https://arxiv.org/abs/2404.00724.
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _LastBatch:
-    """What is known of the batch that went through the model; no module, whose tensors an export would keep."""
+    """State of the last batch; not a module, because an export would keep the tensors of one."""
 
     unfamiliar: Tensor | None = None
 
@@ -49,56 +49,58 @@ class _LastBatch:
 class CadaPostProcessor(OrderPreservingPostProcessor):
     """Calibrates scores so that one threshold fits all products, and finds it without defective images.
 
-    Every product has its own level of normal scores. Kinds of images are told apart by their features, without labels,
-    and scores are divided by the level of their kind, see :class:`~.levels.LevelCalibration`. How far is chosen on
-    synthetic defects. The calibrations of the paper predict what the mean ``u`` and the maximum ``g`` of the map would
-    be if the image were normal, and the map ``s`` becomes ``(s - u) / (g - u)``.
+    Every product has its own level of normal scores. By default, images are clustered by their features, without
+    labels, and scores are divided by the level of their cluster, see :class:`~.levels.LevelCalibration`; how far maps
+    are calibrated is chosen on synthetic defects. The calibrations of the paper predict the mean ``u`` and the maximum
+    ``g`` that the map would have if the image were normal, and the map ``s`` becomes ``(s - u) / (g - u)``.
 
-    Fits itself when the training of the model ends, before thresholds and normalisation are taken, and from then on
+    It fits itself at the end of the model's training, before thresholds and normalisation are computed. From then on it
     acts inside the model: validation, test, prediction and exports are calibrated.
 
     Args:
-        variant (Variant): ``"cada"`` needs no category, ``"cada_b"`` needs them in training, ``"cada_a"`` also in test.
-            Defaults to ``"cada"``.
-        predictor (Predictor): How ``cada`` predicts: ``"clusters"`` by the kind of the image, ``"regressor"`` by the
+        variant (Variant): ``"cada"`` needs no categories, ``"cada_b"`` needs them in training, ``"cada_a"`` also in
+            test. Defaults to ``"cada"``.
+        predictor (Predictor): How ``cada`` predicts: ``"clusters"`` by the cluster of the image, ``"regressor"`` by the
             network of the paper. Defaults to ``"clusters"``.
-        map_power (float | None): With ``clusters``: how far maps are calibrated, 0 (not) to 1. ``None`` takes the power
-            with the highest pixel AP on synthetic defects. Defaults to ``None``.
-        score_power (float): The same of image scores. Defaults to ``1.0``.
+        map_power (float | None): With ``clusters``: how far maps are calibrated, from 0 (not at all) to 1. ``None``
+            takes the power with the highest pixel AP on synthetic defects. Defaults to ``None``.
+        score_power (float): With ``clusters``: how far image scores are calibrated, from 0 to 1. Defaults to ``1.0``.
         statistics (Statistics): With the calibrations of the paper: ``"max"`` predicts mean and maximum of the map,
             ``"std"`` mean and standard deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
-        targets (Targets): Whose statistics are the targets: the ``"training"`` images as in the paper, normal images
-            that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
+        targets (Targets): Images whose statistics are the targets: the ``"training"`` images as in the paper, normal
+            images that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
             Defaults to ``"held_out"``.
         held_out_fraction (float): Share of the normal training images of each category that is held out.
             Defaults to ``0.1``.
         image_score (ScoreSource | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``,
-            or the score of the ``"model"``, calibrated by itself (with the calibrations of the paper like the map).
-            ``None`` is ``"model"`` with ``clusters``, ``"top"`` else. Defaults to ``None``.
-        feature_layer (str | None): Sub-module below the model's ``model`` that encodes the image. ``None`` knows the
-            models of anomalib. Defaults to ``None``.
+            or the score of the ``"model"``, calibrated separately (with the calibrations of the paper: like the map).
+            ``None`` is ``"model"`` with ``clusters``, otherwise ``"top"``. Defaults to ``None``.
+        feature_layer (str | None): Sub-module of the model's ``model`` that encodes the image. Defaults to ``None``:
+            the known encoder of the model, see :data:`~.encoders.FEATURE_LAYERS`.
         convolutions (int): Convolutions of the regressor or classifier, 0 to 2. Defaults to ``1``.
         linear_layers (int): Its linear layers, 1 to 3. Defaults to ``2``.
         hidden_dim (int): Its hidden width. Defaults to ``256``.
         dropout (float): Its dropout. Defaults to ``0.25``.
         learning_rate (float): Its learning rate (SGD). Defaults to ``5e-2``.
-        max_steps (int): Its steps; it stops earlier when the loss no longer falls. Defaults to ``5000``.
+        max_steps (int): Maximum number of its training steps; it stops earlier when the loss no longer falls. Defaults
+            to ``5000``.
         batch_size (int): Its batch size. Defaults to ``16``.
-        report_out_of_range (bool): Give exports a fifth output ``out_of_range``: images of another kind than all
-            training images. OpenVINO's Model API knows four and refuses five. Defaults to ``False``.
-        seed (int): Of the held-out images, synthetic defects and the network. Defaults to ``0``.
-        enable_normalization (bool): See :class:`OrderPreservingPostProcessor`, as all that follow.
+        report_out_of_range (bool): Whether exports have a fifth output ``out_of_range``, which flags images that are
+            unlike all training images. OpenVINO's Model API knows four and rejects five. Defaults to ``False``.
+        seed (int): Seed of the held-out images, the synthetic defects and the network. Defaults to ``0``.
+        enable_normalization (bool): See :class:`OrderPreservingPostProcessor`, also for the arguments below. Defaults
+            to ``True``.
         enable_thresholding (bool): Defaults to ``True``.
         enable_threshold_matching (bool): Defaults to ``True``.
         image_sensitivity (float): Defaults to ``0.5``.
         pixel_sensitivity (float): Defaults to ``0.5``.
-        threshold (Literal["f1", "false_alarm_rate"]): ``false_alarm_rate`` looks at the images that are held out, or
-            at the validation images if none are. Defaults to ``"false_alarm_rate"``.
+        threshold (Literal["f1", "false_alarm_rate"]): ``false_alarm_rate`` uses the held-out images, or the validation
+            images if none are held out. Defaults to ``"false_alarm_rate"``.
         false_alarm_rate (float): Defaults to ``0.01``.
 
     Attributes:
-        unfamiliar (list[str]): Images of the last validation, test or prediction that are unlike all training images.
-        tap (FeatureTap): What it hooks into the encoder.
+        unfamiliar (list[str]): Images of the last test or prediction that are unlike all training images.
+        tap (FeatureTap): Its hook in the encoder.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -175,14 +177,14 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self._owner: weakref.ref[AnomalibModule] | None = None
         watch_for_owner(self, _note_owner)
 
-    # What is kept in a checkpoint
+    # Checkpoints
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
         return (*super()._checkpoint_config_keys, *OPTIONS, "feature_layer", "report_out_of_range")
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """Get plain data to persist in a checkpoint: arguments, and the shape of the calibration.
+        """Get plain data to save in a checkpoint: arguments, and the structure of the calibration.
 
         Returns:
             dict[str, Any]: Plain data.
@@ -205,13 +207,13 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             self._attach(owner)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process. Hooks are copied with the model."""
+        """Leave out state of this process. Hooks are copied with the model."""
         return self.__dict__ | {"_owner": None, "_last": _LastBatch(), "_categories": None}
 
-    # How it acts inside the model
+    # Hooks in the model
 
     def _attach(self, module: AnomalibModule) -> None:
-        """Hook into the model and its encoder, once; copies of a model bring their hooks with them."""
+        """Hook into the model and its encoder, once; copies of a model already have the hooks."""
         model, layer = module.model, find_feature_layer(module, self.feature_layer)
         if not is_hooked("forward_pre", model, self._clear):
             model.register_forward_pre_hook(self._clear)
@@ -241,7 +243,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
 
     @property
     def source_of_score(self) -> ScoreSource:
-        """Where image scores come from, ``image_score`` with its default resolved."""
+        """Source of image scores: ``image_score`` with its default resolved."""
         by_clusters = isinstance(self.calibration, LevelCalibration)
         return self.image_score or ("model" if by_clusters else "top")
 
@@ -249,7 +251,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         """Normalise calibrated predictions, for inference and export.
 
         Args:
-            predictions (InferenceBatch): Output of the model, calibrated in there.
+            predictions (InferenceBatch): Output of the model, already calibrated.
 
         Returns:
             InferenceBatch: Normalised scores and labels; a :class:`FlaggedBatch` with ``report_out_of_range``.
@@ -275,7 +277,8 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             stage (str): ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            CalibrationDataError: If there is no datamodule, or no validation images of their own.
+            CalibrationDataError: If the targets need a datamodule and there is none, or if they need validation images
+                and these are the test images.
             HeldOutError: If a category has a single normal image.
         """
         self._attach(cast("AnomalibModule", pl_module))
@@ -284,7 +287,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             CalibrationRun(self, trainer).prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the calibration of a resumed run: the model is going to change."""
+        """Discard the calibration when a run is resumed: the model is going to change."""
         del trainer, pl_module
         self.calibration = None
 
@@ -301,9 +304,9 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         CalibrationRun(self, trainer).calibrate(cast("AnomalibModule", pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Calibrate a model whose training was complete already, by a run that was stopped before it was calibrated.
+        """Calibrate the model when a resumed run had completed its training but was stopped before the calibration.
 
-        Lightning ends such a resumed run without a call of ``on_train_end``.
+        Lightning ends such a resumed run without calling ``on_train_end``.
 
         Args:
             trainer (Trainer): The trainer.
@@ -316,21 +319,21 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         """Fit a calibration with the options of this post-processor.
 
         Args:
-            data (CalibrationData): What the model makes of normal images.
+            data (CalibrationData): Features, statistics and scores of normal images.
 
         Returns:
-            Calibration: Fitted.
+            Calibration: The fitted calibration.
         """
         return fit_calibration(data, self.options())
 
     def options(self) -> CalibrationOptions:
-        """What is fitted, and how.
+        """Get the options of the calibration.
 
         Returns:
-            CalibrationOptions: From the arguments.
+            CalibrationOptions: Options from the arguments of this post-processor.
 
         Raises:
-            ValueError: If one is out of its range.
+            ValueError: If one of them is out of its range.
         """
         return CalibrationOptions(**{name: getattr(self, name) for name in OPTIONS})
 
@@ -339,7 +342,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Note the categories of a batch, for CaDA-A."""
+        """Store the categories of a batch, for CaDA-A."""
         del trainer, pl_module, batch_idx, dataloader_idx
         self._categories = getattr(batch, "category", None)
 
@@ -347,7 +350,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     on_predict_batch_start = on_validation_batch_start
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to test without calibration.
+        """Raise an error if there is no calibration.
 
         Raises:
             MissingCalibrationError: If the model has not been calibrated.
@@ -360,10 +363,10 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     on_predict_start = on_test_start
 
     def post_process_batch(self, batch: Batch) -> None:
-        """Normalise a batch, and note the images that are unlike all training images.
+        """Normalise a batch, and collect the images that are unlike all training images.
 
         Args:
-            batch (Batch): With predictions.
+            batch (Batch): Batch with predictions.
         """
         paths = getattr(batch, "image_path", None)
         flags, self._last.unfamiliar = self._last.unfamiliar, None

@@ -1,7 +1,7 @@
-"""What a calibration is: it predicts, from the features of an image, how its scores have to be shifted and stretched.
+"""Base of the calibrations: they predict from the features of an image how to shift and scale its scores.
 
-All calibrations turn the feature maps of an encoder into a :class:`NormalScores`. Their ``arguments`` are plain data
-from which an empty one can be built again, to be filled from a state dict.
+All calibrations compute a :class:`NormalScores` from the feature maps of an encoder. Their ``arguments`` are plain
+data: they build an empty calibration that is then filled from a state dict.
 """
 
 from abc import abstractmethod
@@ -17,12 +17,12 @@ from .clusters import ImageClusters
 ScoreSource = Literal["top", "max", "model"]
 
 _SHARE_OF_TOP = 100
-# Images that are this many times as far from their kind as its unseen images are on average belong to none.
+# An image is unfamiliar if it is this many times as far from its cluster as unseen normal images are on average.
 _UNFAMILIAR = 2.0
 
 
 class MissingCalibrationError(RuntimeError):
-    """A model with CADA is used before it has been calibrated."""
+    """A model with a CadaPostProcessor is used before it has been calibrated."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -33,14 +33,14 @@ class MissingCalibrationError(RuntimeError):
 
 
 class NormalScores(NamedTuple):
-    """How the scores of images are calibrated: ``(score - offset) / scale``.
+    """Offsets and scales that calibrate the scores of images: ``(score - offset) / scale``.
 
     Attributes:
-        map_offset: Of the anomaly map, ``(B,)``.
-        map_scale: Of the anomaly map, ``(B,)``, positive.
-        score_offset: Of the model's image score, ``(B,)``.
-        score_scale: Of the model's image score, ``(B,)``, positive.
-        unfamiliar: Whether the image is of another kind than all training images, ``(B,)`` bool.
+        map_offset: Offset of the anomaly map, ``(B,)``.
+        map_scale: Scale of the anomaly map, ``(B,)``, positive.
+        score_offset: Offset of the model's image score, ``(B,)``.
+        score_scale: Scale of the model's image score, ``(B,)``, positive.
+        unfamiliar: Whether the image is unlike all training images, ``(B,)`` bool.
     """
 
     map_offset: Tensor
@@ -51,14 +51,14 @@ class NormalScores(NamedTuple):
 
 
 class FlaggedBatch(NamedTuple):
-    """Predictions as anomalib's ``InferenceBatch``, and which images are of another kind than all training images.
+    """Predictions as in anomalib's ``InferenceBatch``, and a flag for images that are unlike all training images.
 
     Attributes:
         pred_score: ``(B,)``, in (0, 1).
         pred_label: ``(B,)`` bool.
         anomaly_map: ``(B, 1, H, W)``, in (0, 1).
         pred_mask: ``(B, 1, H, W)`` bool.
-        out_of_range: ``(B,)`` bool.
+        out_of_range: Whether the image is unlike all training images, ``(B,)`` bool.
     """
 
     pred_score: Tensor | None
@@ -69,15 +69,16 @@ class FlaggedBatch(NamedTuple):
 
 
 def calibrate(output: InferenceBatch, prediction: NormalScores, image_score: ScoreSource) -> InferenceBatch:
-    """Shift and stretch anomaly maps and image scores.
+    """Shift and scale anomaly maps and image scores.
 
     Args:
         output (InferenceBatch): Maps ``(B, 1, H, W)`` or ``(B, H, W)``, and scores.
-        prediction (NormalScores): For each image.
-        image_score (ScoreSource): Where the image score comes from.
+        prediction (NormalScores): Offsets and scales of each image.
+        image_score (ScoreSource): Source of the image score: the mean of the ``"top"`` 1 % of the calibrated map, its
+            ``"max"``, or the score of the ``"model"``.
 
     Returns:
-        InferenceBatch: Calibrated maps, and scores ``(B,)`` (of the model's shape if they are the model's).
+        InferenceBatch: Calibrated maps, and scores ``(B,)`` (in the shape of the model's scores if they come from it).
     """
     anomaly_map = _transform(cast("Tensor", output.anomaly_map), prediction.map_offset, prediction.map_scale)
     pixels = anomaly_map.flatten(1)
@@ -100,7 +101,7 @@ class Calibration(nn.Module):
     """Base of the calibrations.
 
     Args:
-        clusters (ImageClusters): Kinds of the training images.
+        clusters (ImageClusters): Clusters of the training images.
     """
 
     def __init__(self, clusters: ImageClusters) -> None:
@@ -110,21 +111,21 @@ class Calibration(nn.Module):
     @property
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the constructor besides ``clusters``, plain data."""
+        """Arguments of the constructor except ``clusters``, as plain data."""
 
     @abstractmethod
     def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> NormalScores:
-        """Predict.
+        """Predict offsets and scales of the scores.
 
         Args:
             maps (Sequence[Tensor]): Features ``(B, C_l, H_l, W_l)``, shallow to deep.
             categories (Sequence[str] | None): Category of each image, used by CaDA-A only. Defaults to ``None``.
 
         Returns:
-            NormalScores: In units of the model.
+            NormalScores: Offsets and scales in units of the model's scores.
         """
 
     @staticmethod
     def unfamiliar(distance: Tensor) -> Tensor:
-        """Which images are of another kind, by their distance to the nearest cluster ``(B,)``."""
+        """Tell which images are unlike all training images, by their distance to the nearest cluster ``(B,)``."""
         return distance > _UNFAMILIAR

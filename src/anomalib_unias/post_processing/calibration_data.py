@@ -1,4 +1,4 @@
-"""Runs a trained model on normal images and keeps what a calibration is fitted to."""
+"""Runs a trained model on normal images and collects the data that a calibration is fitted to."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -14,25 +14,25 @@ from torch.utils.data import DataLoader, Subset
 
 from .clusters import image_descriptors
 
-# The head of the paper pools anyway; a finer grid than that of a ResNet's last stage at 224 pixels costs memory.
+# The grid of a ResNet's last stage at 224 pixels. The paper's head pools anyway; finer grids only cost memory.
 _MAP_SIDE = 7
 
 
 class CalibrationDataError(ValueError):
-    """There are no normal images to calibrate with, or the model gives nothing that could be calibrated."""
+    """The data or the model do not allow a calibration: there are no normal images, for example, or no anomaly maps."""
 
 
 @dataclass
 class CalibrationData:
-    """Normal images as a calibration sees them.
+    """Features, anomaly-map statistics and scores of normal images.
 
     Attributes:
         descriptors: Mean features ``(N, D)``, float32.
         statistics: Mean, maximum, standard deviation and minimum of the anomaly map, ``(N, 4)``, float32.
         scores: Image scores ``(N,)``, float32.
-        categories: Category of each image, or ``None`` where the data set does not tell.
+        categories: Category of each image, or ``None`` if the data set has none.
         unseen: Which images the model was not trained on, ``(N,)`` bool.
-        maps: Deepest feature maps, see :func:`shrink`, ``(N, C, H, W)``, float16; ``None`` unless they were asked for.
+        maps: Deepest feature maps, see :func:`shrink`, ``(N, C, H, W)``, float16; ``None`` if they are not kept.
     """
 
     descriptors: Tensor
@@ -47,11 +47,11 @@ class CalibrationData:
 
     @property
     def trusted(self) -> Tensor:
-        """Images whose statistics are targets, ``(N,)`` bool: the unseen ones, or all if there are none."""
+        """Images whose statistics are used as targets, ``(N,)`` bool: the unseen ones, or all if none is unseen."""
         return self.unseen if self.unseen.any() else torch.ones_like(self.unseen)
 
     def __add__(self, other: "CalibrationData") -> "CalibrationData":
-        """Join two sets of images of one model."""
+        """Concatenate two sets of images of one model."""
         both = self.categories is not None and other.categories is not None
         return CalibrationData(
             descriptors=torch.cat([self.descriptors, other.descriptors]),
@@ -91,12 +91,12 @@ def collect(
 
     Args:
         dataset (AnomalibDataset): Images; defective ones are left out.
-        like (DataLoader): Gives batch size, workers and collate function.
-        run (Callable[[ImageBatch], ModelOutput]): Gives the features and the output for a batch.
+        like (DataLoader): Loader whose batch size, workers and collate function are used.
+        run (Callable[[ImageBatch], ModelOutput]): Computes the features and the output for a batch.
         unseen (bool): Whether the model was not trained on these images.
-        keep_maps (bool): Keep the deepest feature maps.
-        rank (int): Which of the processes this is. Defaults to ``0``.
-        processes (int): How many share the work; all of them get all results. Defaults to ``1``.
+        keep_maps (bool): Whether to keep the deepest feature maps.
+        rank (int): Index of this process. Defaults to ``0``.
+        processes (int): Number of processes that share the work; all of them get all results. Defaults to ``1``.
         progress (Callable[[DataLoader], Iterable[ImageBatch]]): Shows the progress. Defaults to showing nothing.
 
     Returns:
@@ -145,7 +145,7 @@ def _rows(
     return [
         _Row(
             index=indices[i],
-            # Not a view, which would take its whole batch along to other processes.
+            # Not a view, which would send its whole batch to other processes.
             descriptor=descriptors[i].clone(),
             statistics=statistics[i].clone(),
             score=scores[i].clone(),
@@ -157,10 +157,10 @@ def _rows(
 
 
 def map_statistics(output: InferenceBatch) -> Tensor:
-    """Mean, maximum, standard deviation and minimum of anomaly maps.
+    """Compute mean, maximum, standard deviation and minimum of anomaly maps.
 
     Args:
-        output (InferenceBatch): With maps ``(B, 1, H, W)`` or ``(B, H, W)``.
+        output (InferenceBatch): Output with maps ``(B, 1, H, W)`` or ``(B, H, W)``.
 
     Returns:
         Tensor: ``(B, 4)``, float32.
@@ -176,14 +176,14 @@ def map_statistics(output: InferenceBatch) -> Tensor:
 
 
 def image_scores(output: InferenceBatch) -> Tensor:
-    """Image scores ``(B,)``, float32: those of the model, or else the maxima of its maps."""
+    """Get image scores ``(B,)``, float32: those of the model, or else the maxima of its maps."""
     if output.pred_score is not None:
         return output.pred_score.flatten().float()
     return cast("Tensor", output.anomaly_map).flatten(1).float().amax(dim=1)
 
 
 def shrink(features: Tensor) -> Tensor:
-    """Pool feature maps ``(B, C, H, W)`` to 7 to 13 positions a side, if there are more."""
+    """Pool feature maps ``(B, C, H, W)`` to 7 to 13 positions per side, if there are more."""
     factors = [max(1, side // _MAP_SIDE) for side in features.shape[-2:]]
     return torch.nn.functional.avg_pool2d(features, factors) if max(factors) > 1 else features
 
@@ -210,11 +210,11 @@ def _join(rows: Sequence[_Row], *, unseen: bool) -> CalibrationData:
 
 
 def evaluated_like(dataset: AnomalibDataset, example: AnomalibDataset | None) -> AnomalibDataset:
-    """Training images as they are evaluated.
+    """Copy a set of training images with the transform of evaluation images.
 
     Args:
         dataset (AnomalibDataset): Training images, perhaps with random augmentations.
-        example (AnomalibDataset | None): Evaluation images, whose transform is taken over.
+        example (AnomalibDataset | None): Evaluation images whose transform is used; ``None`` changes nothing.
 
     Returns:
         AnomalibDataset: A copy.
@@ -226,12 +226,12 @@ def evaluated_like(dataset: AnomalibDataset, example: AnomalibDataset | None) ->
 
 
 def normal_images(dataset: AnomalibDataset) -> AnomalibDataset:
-    """The normal images of a data set."""
+    """Select the normal images of a data set."""
     return dataset.subsample(np.flatnonzero(dataset.samples.label_index == LabelName.NORMAL).tolist())
 
 
 def at_most(count: int, dataset: AnomalibDataset, seed: int) -> AnomalibDataset:
-    """A data set, or as many images of it, drawn at random."""
+    """Limit a data set to ``count`` images, drawn at random."""
     if len(dataset) <= count:
         return dataset
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Kinds of images and levels of scores are known well enough from as many.
+# Maximum number of images of each data set; this many are enough for clusters and levels.
 _MOST_IMAGES = 4096
 
 
 class CalibrationRun:
-    """The calibration of one model in one run: which images, and what is done with them.
+    """The calibration of one model in one run.
 
     Args:
-        post_processor (CadaPostProcessor): Gets the calibration, thresholds and ranges.
-        trainer (Trainer): Of the run.
+        post_processor (CadaPostProcessor): Post-processor that gets the calibration, thresholds and ranges.
+        trainer (Trainer): Trainer of the run.
     """
 
     def __init__(self, post_processor: "CadaPostProcessor", trainer: Trainer) -> None:
@@ -46,10 +46,11 @@ class CalibrationRun:
         self._datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
 
     def prepare(self) -> None:
-        """Hold images out, before the training.
+        """Hold images out before the training, or check the validation images.
 
         Raises:
-            CalibrationDataError: If there is no datamodule, or no validation images of their own.
+            CalibrationDataError: If the targets need a datamodule and there is none, or if they need validation images
+                and these are the test images.
             HeldOutError: If a category has a single normal image.
         """
         targets, datamodule = self._post_processor.targets, self._datamodule
@@ -71,7 +72,7 @@ class CalibrationRun:
         """Calibrate, validate again, and complete the checkpoints.
 
         Args:
-            module (AnomalibModule): The trained model, hooked into.
+            module (AnomalibModule): The trained model, with the hooks of the post-processor.
 
         Raises:
             CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
@@ -86,8 +87,8 @@ class CalibrationRun:
         if isinstance(calibration, LevelCalibration):
             self.set_powers(calibration, runs, unseen, images["training"])
         logger.info("CADA calibrated with %d normal images (%s).", len(data), cada.targets)
-        # Not before the last validation of the run itself: at its start memory banks are still filled, and after it
-        # early stopping decides.
+        # After the last validation of the run itself: memory banks are filled at its start, and early stopping decides
+        # after it.
         validate_again(trainer)
         if cada.threshold == "false_alarm_rate" and cada.targets != "training":
             self._take_thresholds(calibration, runs, unseen, own_influence(calibration, data))
@@ -95,10 +96,10 @@ class CalibrationRun:
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
 
     def images(self) -> dict[str, AnomalibDataset]:
-        """Get the images that a calibration is fitted to, as they are evaluated.
+        """Get the images that a calibration is fitted to, with the transforms of the evaluation.
 
         Returns:
-            dict[str, AnomalibDataset]: ``"training"``, and the unseen ones if there are any.
+            dict[str, AnomalibDataset]: ``"training"``, and ``"held-out"`` or ``"validation"`` for other targets.
         """
         cada = self._post_processor
         example = getattr(self._datamodule, "val_data", None) or getattr(self._datamodule, "test_data", None)
@@ -114,13 +115,13 @@ class CalibrationRun:
     def set_powers(
         self, calibration: LevelCalibration, runs: ModelRuns, normal: AnomalibDataset, source: AnomalibDataset
     ) -> None:
-        """Say how far maps and image scores are calibrated.
+        """Set how far maps and image scores are calibrated.
 
         Args:
             calibration (LevelCalibration): Changed in place.
-            runs (ModelRuns): Of the model.
+            runs (ModelRuns): Runs the model.
             normal (AnomalibDataset): Unseen normal images.
-            source (AnomalibDataset): Images on which synthetic defects are made.
+            source (AnomalibDataset): Images that synthetic defects are drawn on.
         """
         power = self._post_processor.map_power
         if power is None and len(calibration.clusters) > 1:
@@ -136,7 +137,7 @@ class CalibrationRun:
     def _take_thresholds(
         self, calibration: Calibration, runs: ModelRuns, unseen: AnomalibDataset, influence: Tensor
     ) -> None:
-        """Take thresholds from normal images that neither the model nor, as far as one can, the calibration knows."""
+        """Compute thresholds from unseen normal images; scores are corrected for their influence on the calibration."""
         cada = self._post_processor
         scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
         pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
@@ -161,7 +162,7 @@ class CalibrationRun:
         set_thresholds(cada, scores.compute(), pixels.compute())
 
     def _complete(self, checkpoint: dict[str, Any]) -> None:
-        """Put the calibration into a checkpoint that was written before there was one."""
+        """Add the calibration to a checkpoint that was written before the calibration."""
         cada = self._post_processor
         checkpoint["anomalib_post_processor_config"] = cada.checkpoint_config()
         if cada.state_key in checkpoint.get("callbacks", {}):

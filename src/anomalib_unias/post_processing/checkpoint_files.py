@@ -1,4 +1,4 @@
-"""Puts a calibration that was fitted after training into the checkpoints that training has written."""
+"""Writes a calibration that was fitted after training into the checkpoints of the training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +12,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 def load_best_weights(trainer: Trainer, module: AnomalibModule) -> int:
-    """Load the weights that a monitored checkpoint was kept for, if they are not the last ones.
+    """Load the weights of the best monitored checkpoint, if they are not the last ones.
 
     Args:
-        trainer (Trainer): At the end of training.
-        module (AnomalibModule): Its model, in place.
+        trainer (Trainer): Trainer at the end of training.
+        module (AnomalibModule): Its model, changed in place.
 
     Returns:
-        int: Global step that the weights of the model belong to.
+        int: Global step of the weights that the model has now.
     """
-    # anomalib's Engine adds a callback without monitor to one of Lightning's with monitor.
+    # anomalib's Engine adds a checkpoint callback without monitor, even if there is one with monitor.
     monitoring = (
         callback.best_model_path
         for callback in trainer.checkpoint_callbacks
@@ -39,14 +39,14 @@ def load_best_weights(trainer: Trainer, module: AnomalibModule) -> int:
 def rewrite_checkpoints(
     trainer: Trainer, module: AnomalibModule, step: int, update: Callable[[dict[str, Any]], None]
 ) -> list[Path]:
-    """Write the state of the model into the checkpoints that were written at a step; the rest of them stays.
+    """Write the state of the model into the checkpoints of one step.
 
-    Optimisers and loops in a checkpoint are untouched, so that training can be resumed from it as before.
+    The states of optimisers and loops in a checkpoint do not change, so that training can be resumed as before.
 
     Args:
-        trainer (Trainer): At the end of training.
+        trainer (Trainer): Trainer at the end of training.
         module (AnomalibModule): Its model.
-        step (int): Global step that the weights of the model belong to.
+        step (int): Global step of the model's weights; checkpoints of other steps are left alone.
         update (Callable[[dict[str, Any]], None]): Makes further changes to a checkpoint, in place.
 
     Returns:
@@ -68,12 +68,12 @@ def rewrite_checkpoints(
 
 
 def _written_files(trainer: Trainer) -> set[Path]:
-    # A run that is resumed from its last step writes no other one.
+    # A run that is resumed from its last step writes no new checkpoint.
     names = {str(trainer.ckpt_path or "")}
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
             names |= {callback.best_model_path, callback.last_model_path, *callback.best_k_models}
-    # save_last="link" makes two names for one file.
+    # With save_last="link" one file has two names.
     return {Path(name).resolve() for name in names if name and Path(name).is_file()}
 
 

@@ -1,4 +1,4 @@
-"""Kinds of images, found from their features alone: what takes the place of the category that nobody tells."""
+"""Clusters of images, found from their features only: they replace the unknown category."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,17 +7,17 @@ import torch
 from sklearn.cluster import HDBSCAN
 from torch import Tensor, nn
 
-# As few images of a kind are enough.
+# Smallest number of images in a cluster.
 _SMALLEST_CLUSTER = 3
 _DIMENSIONS = 64
-# HDBSCAN compares all pairs of images. A kind that is not among as many is rare.
+# HDBSCAN compares all pairs of images, so it gets a random sample of at most this many: it misses rare clusters only.
 _MOST_IMAGES = 4096
 _MOST_CLUSTERS = 1024
 _SHRINKAGE = 0.05
 
 
 def image_descriptors(maps: Sequence[Tensor]) -> Tensor:
-    """Describe images by the means of their features: local defects hardly move them.
+    """Describe images by the means of their features, which local defects hardly change.
 
     Args:
         maps (Sequence[Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level.
@@ -29,12 +29,12 @@ def image_descriptors(maps: Sequence[Tensor]) -> Tensor:
 
 
 class Assignment(NamedTuple):
-    """Where images belong.
+    """Nearest clusters of images.
 
     Attributes:
         cluster: Index of the nearest cluster, ``(B,)``, int64.
-        distance: Distance to its centre, in units of the mean distance of unseen normal images of it (of a little more
-            if there are few), ``(B,)``.
+        distance: Distance to its centre, ``(B,)``, in units of the mean distance of its unseen normal images (of a
+            little more if there are few).
     """
 
     cluster: Tensor
@@ -44,14 +44,14 @@ class Assignment(NamedTuple):
 class ImageClusters(nn.Module):
     """Clusters of normal images, such as the products of a line.
 
-    HDBSCAN (Campello et al. 2013) on the standardised means of the feature maps finds as many clusters as there are. An
-    image belongs to the one with the nearest centre, by the Mahalanobis distance whose covariance all clusters share
-    (linear discriminant analysis).
+    HDBSCAN (Campello et al. 2013) on the standardised means of the feature maps finds the clusters and their number. An
+    image belongs to the cluster with the nearest centre, by the Mahalanobis distance with one covariance for all
+    clusters (linear discriminant analysis).
 
     Args:
-        channels (int): D, the length of a descriptor.
-        dimensions (int): P, principal axes that are kept.
-        clusters (int): K.
+        channels (int): Length D of a descriptor.
+        dimensions (int): Number P of principal axes that are kept.
+        clusters (int): Number K of clusters.
     """
 
     def __init__(self, channels: int, dimensions: int, clusters: int) -> None:
@@ -70,8 +70,8 @@ class ImageClusters(nn.Module):
         """Find the clusters.
 
         Args:
-            descriptors (Tensor): Of N normal images, ``(N, D)``.
-            unseen (Tensor): Images that stand for new ones, ``(N,)`` bool; at least one.
+            descriptors (Tensor): Descriptors of N normal images, ``(N, D)``.
+            unseen (Tensor): Images that represent new images, ``(N,)`` bool; at least one.
 
         Returns:
             ImageClusters: Fitted; the same descriptors give the same clusters.
@@ -95,7 +95,7 @@ class ImageClusters(nn.Module):
 
     @property
     def arguments(self) -> dict[str, int]:
-        """Arguments of the constructor, plain data."""
+        """Arguments of the constructor, as plain data."""
         return dict(zip(("channels", "dimensions"), self.projection.shape, strict=True)) | {"clusters": len(self)}
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ class ImageClusters(nn.Module):
             maps (Sequence[Tensor]): Features ``(B, C_l, H_l, W_l)`` of each level.
 
         Returns:
-            Assignment: Of each image.
+            Assignment: Cluster and distance of each image.
         """
         return self.assign(image_descriptors(maps))
 
@@ -120,7 +120,7 @@ class ImageClusters(nn.Module):
         return Assignment(nearest.indices, nearest.values.clamp(min=0).sqrt() / self.radii[nearest.indices])
 
     def nearest_of(self, some: Tensor) -> Tensor:
-        """For each cluster the nearest one ``(K,)`` of some clusters, given by their indices ``(k,)``."""
+        """Find for each cluster the nearest ``(K,)`` of some clusters, which are given by their indices ``(k,)``."""
         return some[torch.cdist(self.centers, self.centers[some]).argmin(dim=1)]
 
 
@@ -129,7 +129,7 @@ def _principal_axes(points: Tensor) -> Tensor:
 
 
 def _centers(points: Tensor) -> Tensor:
-    """Means of the clusters of points ``(N, P)``: ``(K, P)``, one cluster if there is no structure."""
+    """Find the cluster means ``(K, P)`` of points ``(N, P)``; one cluster if HDBSCAN finds none."""
     if len(points) > _MOST_IMAGES:
         chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_MOST_IMAGES]
         points = points[chosen.sort().values]
@@ -143,7 +143,7 @@ def _centers(points: Tensor) -> Tensor:
 
 
 def _whitening(residuals: Tensor) -> Tensor:
-    """Matrix ``(P, P)`` after which residuals ``(N, P)`` have the same spread along all axes."""
+    """Compute the matrix ``(P, P)`` that gives residuals ``(N, P)`` the same variance along all axes."""
     covariance = residuals.T @ residuals / len(residuals)
     identity = torch.eye(len(covariance), dtype=covariance.dtype)
     average = covariance.trace() / len(covariance)
@@ -154,7 +154,7 @@ def _whitening(residuals: Tensor) -> Tensor:
 
 
 def _mean_by_cluster(new: Assignment, clusters: int) -> Tensor:
-    """Mean distance in each cluster, together with one image at the mean distance of all, and with a margin for few."""
+    """Compute the mean distance in each cluster, with one more image at the overall mean, and a margin for few."""
     everywhere = new.distance.mean()
     sums = torch.zeros(clusters).index_add_(0, new.cluster, new.distance)
     means = (sums + everywhere) / (torch.bincount(new.cluster, minlength=clusters) + 1)

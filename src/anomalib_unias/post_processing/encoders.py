@@ -1,4 +1,4 @@
-"""Where anomalib's models keep the network whose features tell products apart."""
+"""Encoders in anomalib's models, whose features distinguish products."""
 
 from typing import Any
 
@@ -37,11 +37,11 @@ FEATURE_LAYERS: dict[str, str] = {
     "UniAS": "backbone",
     "UniNet": "teachers.source_teacher",
 }
-"""Class of an anomalib model -> name of the encoder below its ``model``."""
+"""Class of an anomalib model -> name of the encoder in its ``model``."""
 
 
 class FeatureLayerError(ValueError):
-    """The encoder of a model is not known, or what it puts out cannot be used."""
+    """The encoder of a model is unknown, or its output cannot be used."""
 
 
 def find_feature_layer(module: AnomalibModule, name: str | None = None) -> nn.Module:
@@ -49,7 +49,7 @@ def find_feature_layer(module: AnomalibModule, name: str | None = None) -> nn.Mo
 
     Args:
         module (AnomalibModule): The model.
-        name (str | None): Name of the sub-module below ``module.model``. ``None`` takes that of
+        name (str | None): Name of the sub-module in ``module.model``. ``None`` takes the name in
             :data:`FEATURE_LAYERS`. Defaults to ``None``.
 
     Returns:
@@ -74,7 +74,7 @@ def find_feature_layer(module: AnomalibModule, name: str | None = None) -> nn.Mo
 
 
 def feature_maps(output: Any) -> list[Tensor]:
-    """Bring the output of an encoder into one form.
+    """Convert the output of an encoder to a list of feature maps.
 
     Args:
         output (Any): A tensor, or a list, tuple or dictionary of them, shallow to deep: maps ``(B, C, H, W)``, tokens
@@ -133,10 +133,10 @@ class FeatureTap:
         self._kept = None
 
     def take(self, batch_size: int) -> list[Tensor]:
-        """Hand out the features of the last forward pass and forget them.
+        """Return the features of the last forward pass and forget them.
 
         Args:
-            batch_size (int): Number of images that went in.
+            batch_size (int): Number of images in the batch.
 
         Returns:
             list[Tensor]: Maps ``(B, C, H, W)``, float32, shallow to deep.

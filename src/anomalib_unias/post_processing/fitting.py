@@ -1,4 +1,4 @@
-"""Fits a calibration to the statistics of normal images."""
+"""Fits a calibration to normal images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ from .published import ClassifierCalibration, RegressorCalibration, Statistics, 
 from .regression import category_table, smooth_l1, train_head
 from .selection import POWERS
 
-# Products of one model do not differ by as much as this.
+# Smallest score, as a share of the largest: the products of one model do not differ this much.
 _SMALLEST_SHARE = 1e-3
 
 Variant = Literal["cada", "cada_b", "cada_a"]
@@ -75,13 +75,13 @@ class CalibrationOptions:
             raise ValueError(msg)
 
     def head(self, channels: int) -> dict[str, Any]:
-        """Arguments of the network of the paper on feature maps with so many channels, but for its outputs."""
+        """Get the arguments of the paper's network for feature maps with ``channels`` channels, except ``outputs``."""
         names = ("convolutions", "linear_layers", "hidden_dim", "dropout")
         return {"channels": channels} | {name: getattr(self, name) for name in names}
 
     @property
     def needs_maps(self) -> bool:
-        """Whether feature maps are needed, not only their means."""
+        """Whether feature maps are needed, and not only their means."""
         return self.variant == "cada_b" or (self.variant == "cada" and self.predictor == "regressor")
 
     @property
@@ -91,21 +91,21 @@ class CalibrationOptions:
 
 
 OPTIONS = tuple(field.name for field in fields(CalibrationOptions))
-"""Names of the options, which are arguments of :class:`~anomalib_unias.CadaPostProcessor` too."""
+"""Names of the options, which are also arguments of :class:`~anomalib_unias.CadaPostProcessor`."""
 
 
 def fit_calibration(data: CalibrationData, options: CalibrationOptions) -> Calibration:
     """Fit a calibration; the same data and options give the same calibration.
 
     Args:
-        data (CalibrationData): Normal images.
-        options (CalibrationOptions): What to fit.
+        data (CalibrationData): Data of normal images.
+        options (CalibrationOptions): Options of the calibration.
 
     Returns:
-        Calibration: In eval mode and without gradients.
+        Calibration: Fitted, in eval mode and without gradients.
 
     Raises:
-        CalibrationDataError: If a variant needs categories and there are none.
+        CalibrationDataError: If a variant needs categories or feature maps and there are none.
     """
     with isolate_rng(include_cuda=False), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(options.seed)
@@ -118,13 +118,13 @@ def fit_calibration(data: CalibrationData, options: CalibrationOptions) -> Calib
 
 
 def specification(calibration: Calibration) -> dict[str, Any]:
-    """Describe a calibration by plain data, without its numbers.
+    """Describe a calibration as plain data, without its parameters.
 
     Args:
-        calibration (Calibration): Fitted.
+        calibration (Calibration): A fitted calibration.
 
     Returns:
-        dict[str, Any]: For :func:`empty_calibration`.
+        dict[str, Any]: Plain data for :func:`empty_calibration`.
     """
     return {
         "kind": type(calibration).__name__,
@@ -134,13 +134,13 @@ def specification(calibration: Calibration) -> dict[str, Any]:
 
 
 def empty_calibration(description: Mapping[str, Any]) -> Calibration:
-    """Build what :func:`specification` describes, to be filled from a state dict.
+    """Build the calibration that :func:`specification` describes, to be filled from a state dict.
 
     Args:
         description (Mapping[str, Any]): Plain data.
 
     Returns:
-        Calibration: In eval mode and without gradients.
+        Calibration: Not fitted, in eval mode and without gradients.
     """
     clusters = ImageClusters(**description["clusters"])
     build = cast("Callable[..., Calibration]", _CLASSES[description["kind"]])
@@ -148,16 +148,16 @@ def empty_calibration(description: Mapping[str, Any]) -> Calibration:
 
 
 def own_influence(calibration: Calibration, data: CalibrationData) -> Tensor:
-    """How much the images that a calibration was fitted to have raised the level that their own score is compared with.
+    """Compute how much the images of a calibration have raised the level of their own cluster.
 
-    Without it these scores would look more normal than those of new images.
+    Without a correction, the scores of these images would look more normal than those of new images.
 
     Args:
-        calibration (Calibration): Fitted to the data.
-        data (CalibrationData): Normal images.
+        calibration (Calibration): A calibration that was fitted to the data.
+        data (CalibrationData): Data of normal images.
 
     Returns:
-        Tensor: Of the trusted images, in the unit of ``score_levels``; 0 for the calibrations of the paper.
+        Tensor: Influence of each trusted image, in the unit of ``score_levels``; 0 for the calibrations of the paper.
     """
     if not isinstance(calibration, LevelCalibration):
         return torch.zeros(int(data.trusted.sum()))
@@ -179,9 +179,9 @@ def _fit_levels(clusters: ImageClusters, data: CalibrationData) -> LevelCalibrat
 
 
 def _in_logarithms(values: Tensor, lowest: Tensor | None = None) -> tuple[Tensor, bool]:
-    """Logarithms of scores ``(N,)``, and ``True``; scores that may be negative as they are, and ``False``.
+    """Return logarithms of scores ``(N,)`` and ``True``; if scores can be negative, the scores and ``False``.
 
-    No logarithm is below that of a thousandth of the largest score: a map that is 0 has no scale of its own.
+    Scores are clamped at a thousandth of the largest one: a map that is 0 has no scale of its own.
     """
     smallest = float((values if lowest is None else lowest).min())
     if smallest < 0:

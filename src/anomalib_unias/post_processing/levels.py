@@ -1,4 +1,4 @@
-"""The default calibration: every kind of image has a level of normal scores, and scores are divided by it."""
+"""The default calibration: every cluster of images has a level of normal scores, which scores are divided by."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ _PRIOR = 10
 
 
 class LevelCalibration(Calibration):
-    """Brings the normal scores of all kinds of images to one level.
+    """Brings the normal scores of all clusters of images to one level.
 
-    The level of a kind is the mean of the logarithms of the scores of unseen normal images of it, and scores are
-    divided by ``exp(power * level)``; power 0 leaves them alone, 1 removes the differences between kinds. Models whose
-    scores may be negative are shifted by ``power * level`` instead, the level being a mean of scores. Maps and image
-    scores have levels and powers of their own. The order of images of one kind, and of pixels of one image, stays.
+    The level of a cluster is the mean logarithm of the scores of its unseen normal images. Scores are divided by
+    ``exp(power * level)``: power 0 does not change them, power 1 removes the differences between clusters. If scores
+    can be negative, the level is the mean score, and ``power * level`` is subtracted instead. Maps and image scores
+    have separate levels and powers. The order of images in a cluster, and of pixels in an image, does not change.
 
     Args:
-        clusters (ImageClusters): Kinds of the training images.
-        map_logarithm (bool): Whether maps are divided, not shifted. Defaults to ``True``.
-        score_logarithm (bool): The same of image scores. Defaults to ``True``.
+        clusters (ImageClusters): Clusters of the training images.
+        map_logarithm (bool): Whether maps are divided instead of shifted. Defaults to ``True``.
+        score_logarithm (bool): Whether image scores are divided instead of shifted. Defaults to ``True``.
     """
 
     def __init__(self, clusters: ImageClusters, map_logarithm: bool = True, score_logarithm: bool = True) -> None:
@@ -54,7 +54,7 @@ class LevelCalibration(Calibration):
         return NormalScores(*of_map, *of_score, self.unfamiliar(distance))
 
     def raised(self, scores: Tensor, amounts: Tensor) -> Tensor:
-        """Calibrated image scores ``(B,)`` as they would be with levels that are lower by ``amounts`` ``(B,)``."""
+        """Raise calibrated image scores ``(B,)`` as if their levels were lower by ``amounts`` ``(B,)``."""
         amounts = self.score_power.cpu() * amounts
         return scores * amounts.exp() if self.score_logarithm else scores + amounts
 
@@ -66,18 +66,18 @@ class LevelCalibration(Calibration):
 
 @dataclass(frozen=True)
 class ClusterMeans:
-    """Means of values in clusters, the less sure the closer to the common mean (empirical Bayes).
+    """Means of values in clusters, shrunk to the common mean the more the less certain they are (empirical Bayes).
 
-    A mean of n values counts ``n t / (n t + w)``, with the variance w of values within clusters and the variance t
-    between clusters, by the method of moments (James and Stein 1961, DerSimonian and Laird 1986). The images that the
-    model has been trained on have no say in the means, but in w as much as ten values: there may be few others. If
-    there are fewer than two others to a cluster, and a model knows those that it has been trained on by heart, w is at
-    least the variance of how far the others are above them.
+    A mean of n values has the weight ``n t / (n t + w)``, with the variance w of values within clusters and the
+    variance t between clusters, by the method of moments (James and Stein 1961, DerSimonian and Laird 1986). Images
+    that the model was trained on do not count for the means; for w they count as much as ten values, as there may be
+    few unseen images. With fewer than two unseen images per cluster, w is at least the variance of the differences
+    between unseen and training images: a model that has memorised its training images would make w too small.
 
     Args:
-        number (Tensor): Values in each cluster, ``(K,)``.
+        number (Tensor): Number of values in each cluster, ``(K,)``.
         total (Tensor): Their sums, ``(K,)``.
-        common (float): Mean of the means.
+        common (float): Mean of the cluster means.
         within (float): Variance of values within clusters.
         between (float): Variance between clusters.
     """
@@ -90,13 +90,13 @@ class ClusterMeans:
 
     @classmethod
     def fit(cls, values: Tensor, clusters: Tensor, count: int, unseen: Tensor) -> "ClusterMeans":
-        """Take means and variances.
+        """Estimate means and variances.
 
         Args:
             values (Tensor): ``(N,)``.
             clusters (Tensor): Cluster of each value, ``(N,)``, int64.
             count (int): Number of clusters K.
-            unseen (Tensor): Images that the model has not been trained on, ``(N,)`` bool, at least one.
+            unseen (Tensor): Whether the model was not trained on the image, ``(N,)`` bool, at least one.
 
         Returns:
             ClusterMeans: Clusters without values have the common mean.
@@ -120,13 +120,13 @@ class ClusterMeans:
         return cls(number, total, float(means.mean()), within, between)
 
     def levels(self) -> Tensor:
-        """Means of the clusters above the common mean, ``(K,)``, float32."""
+        """Compute the shrunk means of the clusters minus the common mean, ``(K,)``, float32."""
         return self._above(self.number, self.total)
 
     def influence_of_each(self, values: Tensor, clusters: Tensor) -> Tensor:
-        """How much each value raises the level of its cluster.
+        """Compute how much each value raises the level of its cluster.
 
-        Of a value that is alone in its cluster nobody knows how far it is from the level of others: two standard
+        For a value that is alone in its cluster, its distance from the level of others is unknown; two standard
         deviations are assumed.
 
         Args:
@@ -147,19 +147,19 @@ class ClusterMeans:
 
 
 def _totals(values: Tensor, clusters: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Number and sum of the values in each cluster."""
+    """Count and sum the values in each cluster."""
     number = torch.bincount(clusters, minlength=count).double()
     return number, torch.zeros_like(number).index_add_(0, clusters, values)
 
 
 def _within(values: Tensor, clusters: Tensor, count: int) -> tuple[float, int]:
-    """Sum of the squared distances to the means of the clusters, and its degrees of freedom."""
+    """Compute the sum of squared distances to the cluster means, and its degrees of freedom."""
     number, total = _totals(values, clusters, count)
     return float((values - (total / number)[clusters]).square().sum()), len(values) - int((number > 0).sum())
 
 
 def _variance_of_differences(number: Tensor, total: Tensor, other_number: Tensor, other_total: Tensor) -> float:
-    """Variance of single values, from how much the difference of two means varies from cluster to cluster."""
+    """Estimate the variance of single values from the variance of the difference of two means across clusters."""
     both = (number > 0) & (other_number > 0)
     if both.sum() < 2:
         return 0.0

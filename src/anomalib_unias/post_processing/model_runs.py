@@ -1,4 +1,4 @@
-"""Runs a trained model, as it is without calibration, on the images that a calibration is fitted to."""
+"""Runs a trained model without calibration on the images that a calibration is fitted to."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial, reduce
@@ -22,17 +22,17 @@ from .clusters import ImageClusters
 from .encoders import FeatureTap
 from .selection import Examples, small
 
-# Enough to compare how far maps are calibrated.
+# Number of normal images, and of images with defects; enough to compare map powers.
 _EXAMPLES = 256
 
 
 class ModelRuns:
-    """Runs of one model at the end of its training, with progress bars.
+    """Runs one model at the end of its training, with progress bars.
 
     Args:
-        trainer (Trainer): At the end of training.
+        trainer (Trainer): Trainer at the end of training.
         module (AnomalibModule): The model.
-        tap (FeatureTap): Hooked into its encoder.
+        tap (FeatureTap): Hook in the encoder of the model.
     """
 
     def __init__(self, trainer: Trainer, module: AnomalibModule, tap: FeatureTap) -> None:
@@ -41,14 +41,14 @@ class ModelRuns:
         self._tap = tap
 
     def collect(self, images: Mapping[str, AnomalibDataset], *, keep_maps: bool) -> CalibrationData:
-        """Run the model on the normal ones of the images; the processes of a run share them.
+        """Run the model on the normal images of some data sets; the processes of a run share the work.
 
         Args:
-            images (Mapping[str, AnomalibDataset]): Data sets by what they are, all but ``"training"`` unseen.
-            keep_maps (bool): Keep the deepest feature maps.
+            images (Mapping[str, AnomalibDataset]): Data sets by name. All but ``"training"`` are unseen.
+            keep_maps (bool): Whether to keep the deepest feature maps.
 
         Returns:
-            CalibrationData: Of all images.
+            CalibrationData: Data of all normal images.
         """
         with modes_kept(self._module), self._progress() as progress:
             self._module.eval()
@@ -73,13 +73,13 @@ class ModelRuns:
         """Run the model on normal images and on synthetic defects.
 
         Args:
-            normal (AnomalibDataset): Normal images, of which as many are used as there are defects.
-            source (AnomalibDataset): Images on which defects are made.
-            clusters (ImageClusters): Tells what kind an image is of.
-            seed (int): Of the defects.
+            normal (AnomalibDataset): Normal images, of which at most as many are used as there are defects.
+            source (AnomalibDataset): Images that synthetic defects are drawn on.
+            clusters (ImageClusters): Assigns images to clusters.
+            seed (int): Seed of the selection and the defects.
 
         Returns:
-            Examples: Of both.
+            Examples: Normal and defective examples.
         """
         found = []
         for batch, (features, output) in self.outputs(at_most(_EXAMPLES, normal, seed), "normal images"):
@@ -92,11 +92,11 @@ class ModelRuns:
         return reduce(add, found)
 
     def outputs(self, images: AnomalibDataset, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
-        """Run the model on images, all of them in every process.
+        """Run the model on images; every process runs on all of them.
 
         Args:
             images (AnomalibDataset): Images.
-            name (str): What they are, for the progress bar.
+            name (str): Their name in the progress bar.
 
         Yields:
             tuple[ImageBatch, ModelOutput]: Batches, features and uncalibrated outputs.
@@ -116,7 +116,7 @@ class ModelRuns:
                 yield batch, self._run(batch)
 
     def _run(self, batch: ImageBatch) -> ModelOutput:
-        """Features and uncalibrated output for a batch."""
+        """Get features and uncalibrated output for a batch."""
         batch = self._trainer.strategy.batch_to_device(batch)
         images = cast("Tensor", batch.image)
         pre_processor = self._module.pre_processor
@@ -124,7 +124,7 @@ class ModelRuns:
             images = pre_processor.transform(images)
         with torch.no_grad(), self._trainer.precision_plugin.val_step_context():
             self._tap.clear()
-            # Not a call of the model: its hooks would take the features.
+            # forward() instead of a call of the model, whose hooks would take the features.
             output: InferenceBatch = self._module.model.forward(images)
         return self._tap.take(len(images)), output
 

@@ -16,36 +16,36 @@ from anomalib_unias.metrics.thresholds import F1Threshold, FalseAlarmThreshold
 
 logger = logging.getLogger(__name__)
 
-# Share of the way from the threshold to 0 or 1 that the validated range of scores takes up.
+# Share of the interval from the threshold to 0 or 1 that the range of the validation scores covers.
 _VALIDATED_SHARE = 0.9
 
 
 class OrderPreservingPostProcessor(PostProcessor):
-    """Post-processor that never makes two different scores equal.
+    """Post-processor whose normalisation never makes two different scores equal.
 
-    anomalib 2.7.0 clamps: all scores above ``threshold + (max - min) / 2`` become exactly 1, and a strong and a very
-    strong defect look the same. Here a normalised score is linear from the lowest score of the validation set (0.05)
-    to the threshold (0.5) and from there to the highest score of the validation set (0.95). Beyond these two it goes
-    on towards 0 and 1 ever more slowly, without a kink, and reaches neither.
+    anomalib 2.7.0 clamps scores: all above ``threshold + (max - min) / 2`` become exactly 1, so that strong and very
+    strong defects look the same. Here a normalised score is linear from the lowest score of the validation set (0.05)
+    to the threshold (0.5) and from there to the highest score of the validation set (0.95). Beyond these two it
+    approaches 0 and 1 ever more slowly, without a kink, and reaches neither.
 
-    Thresholds are taken in bounded memory (anomalib's keep every validation pixel), from the best F1 score or, with
-    normal images alone, from a false alarm rate. All else is anomalib's: sensitivities, threshold matching, export.
+    Thresholds are computed in bounded memory (anomalib's keep every validation pixel), for the best F1 score or, from
+    normal images only, for a false-alarm rate. Sensitivities, threshold matching and export are anomalib's.
 
     Args:
-        enable_normalization (bool): Normalise scores. Defaults to ``True``.
-        enable_thresholding (bool): Predict labels and masks. Defaults to ``True``.
+        enable_normalization (bool): Whether to normalise scores. Defaults to ``True``.
+        enable_thresholding (bool): Whether to predict labels and masks. Defaults to ``True``.
         enable_threshold_matching (bool): Use the image threshold for pixels if there is no pixel threshold, and vice
             versa. Defaults to ``True``.
-        image_sensitivity (float): Sensitivity of image labels in ``[0, 1]``: images are defective whose normalised
+        image_sensitivity (float): Sensitivity of image labels in ``[0, 1]``: an image is defective if its normalised
             score exceeds ``1 - image_sensitivity``. Defaults to ``0.5``, the threshold itself.
         pixel_sensitivity (float): The same for pixels. Defaults to ``0.5``.
         threshold (Literal["f1", "false_alarm_rate"]): ``f1`` takes the best F1 score on the validation set, which
-            needs defective images; ``false_alarm_rate`` looks at its normal images only. Defaults to ``"f1"``.
+            needs defective images; ``false_alarm_rate`` uses normal images only. Defaults to ``"f1"``.
         false_alarm_rate (float): Share of the normal images (for the pixel threshold: of the pixels of normal images)
             that may exceed the threshold, used if ``threshold`` is ``"false_alarm_rate"``. Defaults to ``0.01``.
 
     Raises:
-        ValueError: If ``threshold`` is none of the two, or ``false_alarm_rate`` is not in ``[0, 1)``.
+        ValueError: If ``threshold`` is neither of the two, or ``false_alarm_rate`` is not in ``[0, 1)``.
 
     Example:
         >>> from anomalib.models import Padim
@@ -79,7 +79,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate")
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Restore configuration previously returned by ``checkpoint_config``.
+        """Restore the configuration that ``checkpoint_config`` returned.
 
         Args:
             config (dict[str, Any]): Plain-data configuration.
@@ -93,7 +93,7 @@ class OrderPreservingPostProcessor(PostProcessor):
 
     @property
     def _validation_counts(self) -> bool:
-        """Whether the thresholds of the validation are the final ones."""
+        """Whether the thresholds computed in validation are the final ones."""
         return True
 
     def _threshold_metric(self, scores: str, labels: str) -> AnomalibMetric:
@@ -110,7 +110,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         raise ValueError(msg)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
-        """Normalise predictions, and predict labels and masks as far as there are thresholds.
+        """Normalise predictions, and predict labels and masks if there are thresholds.
 
         Args:
             predictions (InferenceBatch): Output of the model.
@@ -121,10 +121,10 @@ class OrderPreservingPostProcessor(PostProcessor):
         return self._without_guesses(super().forward(predictions))
 
     def threshold_batch(self, batch: Batch) -> None:
-        """Predict labels and masks as far as there are thresholds.
+        """Predict labels and masks if there are thresholds.
 
         Args:
-            batch (Batch): With normalised scores.
+            batch (Batch): Batch with normalised scores.
         """
         given = batch.pred_label, batch.pred_mask
         super().threshold_batch(batch)
@@ -141,7 +141,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         )
 
     def _thresholds_there_are(self) -> tuple[bool, bool]:
-        """Whether there is a threshold for images, and for pixels; what a graph contains is known in advance."""
+        """Whether there is an image and a pixel threshold; fixed while a graph is compiled or exported."""
         if torch.compiler.is_compiling():
             return self._known_thresholds
         return has_threshold(self, "image_threshold"), has_threshold(self, "pixel_threshold")
@@ -159,7 +159,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         return super().train(mode)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if nothing can be called defective.
+        """Warn if there is no threshold.
 
         Args:
             trainer (Trainer): The trainer.
@@ -173,7 +173,7 @@ class OrderPreservingPostProcessor(PostProcessor):
             )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if nothing can be called defective.
+        """Warn if there is no threshold.
 
         Args:
             trainer (Trainer): The trainer.
@@ -182,10 +182,10 @@ class OrderPreservingPostProcessor(PostProcessor):
         self.on_test_start(trainer, pl_module)
 
     def widen_range(self, batch: Batch | InferenceBatch) -> None:
-        """Let the range of validated scores include those of a batch, also where there is no range yet.
+        """Extend the range of validation scores by the scores of a batch, or begin the range with them.
 
         Args:
-            batch (Batch | InferenceBatch): With image scores and anomaly maps.
+            batch (Batch | InferenceBatch): Batch with image scores and anomaly maps.
         """
         for kind, scores in (("image", batch.pred_score), ("pixel", batch.anomaly_map)):
             if scores is None:
@@ -196,7 +196,7 @@ class OrderPreservingPostProcessor(PostProcessor):
 
     @staticmethod
     def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
-        """Normalise scores, strictly increasing (up to the resolution of float32).
+        """Normalise scores by a strictly increasing function (up to the resolution of float32).
 
         Args:
             preds (Tensor | None): Scores of any shape.
@@ -211,7 +211,7 @@ class OrderPreservingPostProcessor(PostProcessor):
             return None
         threshold = torch.where(torch.isnan(threshold), (norm_max + norm_min) / 2, threshold)
         below, above = threshold - norm_min, norm_max - threshold
-        # A side of the threshold on which nothing was validated is as wide as the other one.
+        # A side of the threshold without validation scores gets the width of the other side.
         one = torch.ones_like(threshold)
         width_below = torch.where(below > 0, below, torch.where(above > 0, above, one))
         width_above = torch.where(above > 0, above, torch.where(below > 0, below, one))

@@ -1,7 +1,7 @@
-"""The calibrations of the paper: the statistics that the anomaly map of an image would have if it were normal.
+"""The calibrations of the paper: they predict the statistics that an anomaly map would have if the image were normal.
 
-These are the level u (mean of the map) and the height g - u (its maximum, or three standard deviations, above the
-mean). The paper predicts g; two predictions that are close together could make the divisor g - u vanish or negative.
+These are the level u (mean of the map) and the height g - u (its maximum minus the mean, or three standard deviations).
+The paper predicts u and g; if these are close together, the divisor g - u can become zero or negative.
 """
 
 import logging
@@ -20,21 +20,21 @@ Statistics = Literal["max", "std"]
 
 logger = logging.getLogger(__name__)
 
-# A map that is 0 on the normal images of a product has no height of its own. Products of one model do not differ by as
-# much as this.
+# Smallest height, as a share of the largest. A map that is 0 on the normal images of a product has no height of its
+# own, and the heights of the products of one model do not differ this much.
 _SMALLEST_HEIGHT = 1e-3
 _IMAGES_AT_ONCE = 256
 
 
 class CategoryNeededError(ValueError):
-    """CaDA-A was used on images whose category is not known."""
+    """CaDA-A is used on images whose category is not known."""
 
 
 class StatisticsCalibration(Calibration):
-    """Base: gives normal images mean 0 and, on average, maximum 1, by predictions within the range of the targets.
+    """Base: maps of normal images get mean 0 and, on average, maximum 1. Predictions stay in the range of the targets.
 
     Args:
-        clusters (ImageClusters): Kinds of the training images.
+        clusters (ImageClusters): Clusters of the training images.
     """
 
     def __init__(self, clusters: ImageClusters) -> None:
@@ -45,10 +45,10 @@ class StatisticsCalibration(Calibration):
         self.highest: Tensor
 
     def set_range(self, targets: Tensor) -> None:
-        """Remember the range of the targets, which no prediction leaves.
+        """Set the range that predictions are clamped to.
 
-        No height is below a thousandth of the largest one. If all of them are 0, they are taken for 1: maps are only
-        shifted.
+        No height is below a thousandth of the largest one. If all heights are 0, they are set to 1, so that maps are
+        only shifted.
 
         Args:
             targets (Tensor): Level and height of the maps of normal images, ``(N, 2)``.
@@ -69,14 +69,14 @@ class StatisticsCalibration(Calibration):
 
     @abstractmethod
     def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:
-        """Predict level and height of the map, ``(B, 2)``, without limits."""
+        """Predict level and height of the map, ``(B, 2)``, without clamping."""
 
 
 class TableCalibration(StatisticsCalibration):
-    """CaDA-A: one pair of statistics for each category, whose name is given with the image.
+    """CaDA-A: one pair of statistics for each category; the category is given with the image.
 
     Args:
-        clusters (ImageClusters): Kinds of the training images.
+        clusters (ImageClusters): Clusters of the training images.
         categories (Sequence[str]): Names of the categories.
     """
 
@@ -112,12 +112,12 @@ class TableCalibration(StatisticsCalibration):
 
 
 class ClassifierCalibration(StatisticsCalibration):
-    """CaDA-B: a classifier tells the category, a table its statistics.
+    """CaDA-B: a classifier predicts the category, a table holds the statistics of each category.
 
     Args:
-        clusters (ImageClusters): Kinds of the training images.
+        clusters (ImageClusters): Clusters of the training images.
         categories (Sequence[str]): Names of the categories.
-        head (Mapping[str, Any]): Arguments of :class:`FeatureHead` but ``outputs``, plain data.
+        head (Mapping[str, Any]): Arguments of :class:`FeatureHead` except ``outputs``, as plain data.
     """
 
     def __init__(self, clusters: ImageClusters, categories: Sequence[str], head: Mapping[str, Any]) -> None:
@@ -144,8 +144,8 @@ class RegressorCalibration(StatisticsCalibration):
     """CADA as in the paper: a small network predicts the statistics.
 
     Args:
-        clusters (ImageClusters): Kinds of the training images.
-        head (Mapping[str, Any]): Arguments of :class:`FeatureHead` but ``outputs``, plain data.
+        clusters (ImageClusters): Clusters of the training images.
+        head (Mapping[str, Any]): Arguments of :class:`FeatureHead` except ``outputs``, as plain data.
     """
 
     def __init__(self, clusters: ImageClusters, head: Mapping[str, Any]) -> None:
@@ -164,13 +164,13 @@ class RegressorCalibration(StatisticsCalibration):
         return self._arguments
 
     def predict(self, maps: Sequence[Tensor], categories: Sequence[str] | None) -> Tensor:
-        """Predict in units of the training scores."""
+        """Predict level and height in units of the model's scores."""
         del categories
         return self.head(self.normalization(maps[-1])) * self.spread + self.center
 
 
 class FeatureNormalization(nn.Module):
-    """Brings feature maps of any scale to mean 0 and spread 1, by one number each."""
+    """Normalises feature maps to mean 0 and standard deviation 1, with one mean and one deviation for all channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class FeatureNormalization(nn.Module):
         self.spread: Tensor
 
     def fit(self, features: Tensor) -> None:
-        """Take both from features ``(N, ...)``, part by part: there may be many."""
+        """Fit both to features ``(N, ...)``, in parts, to save memory."""
         moments = torch.stack(
             [
                 torch.stack([part.double().mean(), part.double().square().mean()]) * len(part)

@@ -1,4 +1,4 @@
-"""The small networks of the paper: what an image of this kind would score if it were normal."""
+"""The paper's small networks, which predict the statistics of normal images or the category."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The loss is looked at as often as this; training stops when the mean over so many steps has not
-# become smaller by a hundredth for several looks in a row.
+# The mean loss is checked every so many steps; training stops when it has not fallen by 1 % for this many checks in a
+# row.
 _LOOK_EVERY = 250
 _PATIENCE = 4
 _CLIP_NORM = 1.0
@@ -19,8 +19,8 @@ class FeatureHead(nn.Module):
 
     Args:
         channels (int): Channels of the feature map.
-        outputs (int): Numbers to predict.
-        convolutions (int): Convolutions 3x3 with as many output as input channels, 1 or 2.
+        outputs (int): Number of outputs.
+        convolutions (int): 3x3 convolutions with as many output as input channels, 0 to 2.
         linear_layers (int): Linear layers, 1 to 3.
         hidden_dim (int): Width between linear layers.
         dropout (float): Dropout before the linear layers.
@@ -50,7 +50,7 @@ class FeatureHead(nn.Module):
         self.linear = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Predict.
+        """Compute the outputs.
 
         Args:
             features (Tensor): ``(B, C, H, W)``.
@@ -74,19 +74,20 @@ def train_head(
     """Train a head with SGD as in the paper (momentum 0.9, weight decay 1e-4).
 
     Args:
-        head (nn.Module): In place; left in eval mode and without gradients.
-        features (Tensor): ``(N, C, H, W)`` of all images, any floating type, may be on disk.
+        head (nn.Module): Trained in place; left in eval mode and without gradients.
+        features (Tensor): ``(N, C, H, W)`` of all images, any floating type; may be memory-mapped.
         normalization (nn.Module): Applied to the features of a batch before the head.
-        loss (Callable[[Tensor, Tensor], Tensor]): Of the predictions and the indices ``(b,)`` of their images.
+        loss (Callable[[Tensor, Tensor], Tensor]): Loss of predictions ``(b, outputs)`` and the indices ``(b,)`` of
+            their images.
         learning_rate (float): Learning rate.
-        max_steps (int): Longest run.
+        max_steps (int): Maximum number of steps.
         batch_size (int): Images per step.
 
     Returns:
-        int: Steps done; fewer than ``max_steps`` if the loss stopped falling.
+        int: Number of steps; fewer than ``max_steps`` if the loss stopped falling.
 
     Raises:
-        FloatingPointError: If the loss is not finite.
+        FloatingPointError: If the parameters are not finite after training.
     """
     parameters = list(head.parameters())
     optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=1e-4)
@@ -100,7 +101,7 @@ def train_head(
         value = loss(head(normalization(features[chosen].float())), chosen)
         optimizer.zero_grad()
         value.backward()
-        # The published rate is high for features whose scale nobody knows.
+        # The published learning rate is high for features of unknown scale.
         nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
         optimizer.step()
         step += 1
@@ -117,11 +118,11 @@ def train_head(
 
 
 def smooth_l1(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Sum over the outputs of the smooth L1 loss, mean over images; linear beyond one unit of the targets.
+    """Smooth L1 loss, summed over outputs and averaged over images; linear beyond one unit of the targets.
 
     Args:
         predictions (Tensor): ``(B, 2)``.
-        targets (Tensor): ``(B, 2)``, in units of their spread: that is the scale ``a`` of the paper.
+        targets (Tensor): ``(B, 2)``, in units of their spread, which is the scale ``a`` of the paper.
 
     Returns:
         Tensor: Scalar.
@@ -130,12 +131,12 @@ def smooth_l1(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def category_table(targets: Tensor, categories: Sequence[str], trusted: Tensor) -> tuple[list[str], Tensor]:
-    """Mean of the targets of each category.
+    """Compute the mean of the targets of each category.
 
     Args:
         targets (Tensor): ``(N, 2)``.
         categories (Sequence[str]): Category of each image, length N.
-        trusted (Tensor): Images that count, ``(N,)`` bool; all images of a category that has none of them.
+        trusted (Tensor): Images that count, ``(N,)`` bool; in a category without such images, all count.
 
     Returns:
         tuple[list[str], Tensor]: Sorted names, and ``(K, 2)``.

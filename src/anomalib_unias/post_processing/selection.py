@@ -13,18 +13,18 @@ logger = logging.getLogger(__name__)
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 _SIDE = 112
-# Smaller differences between powers are chance.
+# A power whose pixel AP is at least this share of the highest counts as equally good.
 _GOOD_ENOUGH = 0.99
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Normal images that the model has not seen, and images with synthetic defects.
+    """Unseen normal images, and images with synthetic defects.
 
     Attributes:
         maps: Anomaly maps ``(N, H, W)``.
-        masks: True masks ``(N, H, W)``, bool.
-        clusters: Kind of each image ``(N,)``, int64.
+        masks: Ground-truth masks ``(N, H, W)``, bool.
+        clusters: Cluster of each image ``(N,)``, int64.
     """
 
     maps: Tensor
@@ -32,24 +32,24 @@ class Examples:
     clusters: Tensor
 
     def __add__(self, other: "Examples") -> "Examples":
-        """Join two sets."""
+        """Concatenate two sets."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Examples(*(torch.cat(pair) for pair in pairs))
 
 
 def small(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps and masks ``(B, H, W)`` at no more than 112 positions a side, which is enough to compare powers."""
+    """Shrink maps and masks ``(B, H, W)`` to at most 112 positions per side, which is enough to compare powers."""
     size = (min(_SIDE, maps.shape[-2]), min(_SIDE, maps.shape[-1]))
     return adaptive_avg_pool2d(maps, size), adaptive_max_pool2d(masks.float(), size) > 0
 
 
 def choose_map_power(examples: Examples, levels: Tensor, logarithm: bool) -> float:
-    """Lowest power that has the highest pixel AP of all examples together, up to a hundredth.
+    """Choose the lowest power whose joint pixel AP over all examples is within 1 % of the highest.
 
     Args:
-        examples (Examples): With defects.
-        levels (Tensor): Level of the maps of each kind, ``(K,)``.
-        logarithm (bool): Whether maps are divided by ``exp(power * level)``, not shifted.
+        examples (Examples): Normal and defective examples.
+        levels (Tensor): Level of the maps of each cluster, ``(K,)``.
+        logarithm (bool): Whether maps are divided by ``exp(power * level)`` instead of shifted.
 
     Returns:
         float: One of ``POWERS``; 0 if there is no defect.

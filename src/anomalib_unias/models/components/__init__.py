@@ -1,4 +1,4 @@
-"""What the models of this package share."""
+"""Components that the models of this package share."""
 
 from .attention import AttentionLayer, FeedForward, TransformerEncoderLayer
 from .checkpoint import ArchitectureMismatchError, resize_grid

@@ -8,13 +8,13 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 class AttentionLayer(nn.Module):
     """Multi-head attention, residual, layer norm.
 
-    The parameters are those of ``nn.MultiheadAttention``, which would project queries and keys apart even where they
-    are projections of the same tokens.
+    The parameters are those of ``nn.MultiheadAttention``, which would project queries and keys separately even where
+    they are projections of the same tokens.
 
     Args:
         dim (int): Length D of a token.
         num_heads (int): Number of attention heads.
-        dropout (float): Dropout probability, of the attention weights too.
+        dropout (float): Dropout probability, also for the attention weights.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
@@ -34,7 +34,7 @@ class AttentionLayer(nn.Module):
         """Run the layer.
 
         Args:
-            tokens (torch.Tensor): What the attended values are added to ``(B, L, D)``.
+            tokens (torch.Tensor): Input of the residual connection ``(B, L, D)``.
             query (torch.Tensor): ``(B, L, D)``.
             key (torch.Tensor): ``(B, M, D)``; projected together with the queries if it is the same tensor.
             value (torch.Tensor): ``(B, M, D)``.
@@ -55,7 +55,7 @@ class AttentionLayer(nn.Module):
         return self.norm(tokens + self.dropout(attended))
 
     def _project(self, tokens: torch.Tensor, first: int, last: int) -> tuple[torch.Tensor, ...]:
-        """Queries (0), keys (1) and values (2) of all heads from the first to before the last: ``(B, heads, L, d)``."""
+        """Project to queries (0), keys (1), values (2) from ``first`` to before ``last``: ``(B, heads, L, d)`` each."""
         weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
         dim = self.attention.embed_dim
         rows = slice(first * dim, last * dim)

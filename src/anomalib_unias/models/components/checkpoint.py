@@ -1,4 +1,4 @@
-"""Checkpoints: what is checked and adapted before one is loaded."""
+"""Checks and adaptations of checkpoints before they are loaded."""
 
 import logging
 from collections.abc import Mapping
@@ -20,19 +20,20 @@ from anomalib_unias.pre_processing import exportable_transform
 logger = logging.getLogger(__name__)
 
 _SIZE_KEY = "anomalib_unias_image_size"
-# In checkpoints since backbones have names of their own.
+# Saved in checkpoints since packaged backbones have names that differ from timm's.
 _FORMAT_KEY = "anomalib_unias_format"
 _FORMAT = 2
 
 
 class ArchitectureMismatchError(ValueError):
-    """A checkpoint of another architecture than that of the model it is loaded into."""
+    """A checkpoint has a different architecture from the model it is loaded into."""
 
 
 class SizedCheckpoint(nn.Module):
-    """Checkpoints that open at another image size, and without a network.
+    """Checkpoints that load at another image size, and without internet access.
 
-    A base class to be named before ``AnomalibModule``, whose direct subclasses anomalib takes for models.
+    A base class to list before ``AnomalibModule``. It does not derive from it: anomalib lists the direct subclasses of
+    ``AnomalibModule`` as models.
     """
 
     model: Any
@@ -41,27 +42,27 @@ class SizedCheckpoint(nn.Module):
     trainer: Any
 
     def setup(self, stage: str) -> None:
-        """Let the trainer tell files that are no checkpoints, before it reads one."""
+        """Let the trainer check that a file is a checkpoint before it reads it."""
         super().setup(stage)  # type: ignore[misc]
         strategy = self.trainer.strategy
         if type(strategy.checkpoint_io) is AnomalibCheckpointIO:
             strategy.checkpoint_io = CheckedCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the image size, so that the model can be opened at another one."""
+        """Save the image size, so that the model can be loaded at another one."""
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
-        # Not only among the hyper-parameters: Lightning replaces those by the arguments of load_from_checkpoint.
+        # The hyper-parameters are not enough: arguments of load_from_checkpoint replace them.
         checkpoint[_SIZE_KEY] = list(self.model.image_size)
         checkpoint[_FORMAT_KEY] = _FORMAT
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore a checkpoint of the same architecture, also one of another image size.
+        """Restore a checkpoint of the same architecture, at the same or another image size.
 
         Args:
             checkpoint (dict[str, Any]): Lightning checkpoint.
 
         Raises:
-            ArchitectureMismatchError: If it does not belong to this architecture.
+            ArchitectureMismatchError: If the checkpoint does not belong to this architecture.
         """
         renamed = renamed_backbone(checkpoint)
         if renamed is not None and self.hparams.get("backbone") != renamed:
@@ -86,15 +87,15 @@ class SizedCheckpoint(nn.Module):
         if resized:
             self.resize_state(checkpoint["state_dict"], (saved_size[0], saved_size[1]))
             if isinstance(own_pre_processor, PreProcessor):
-                # Loading a checkpoint has put back the size it was trained with.
+                # Loading the checkpoint has restored the size it was trained with.
                 self.pre_processor = _resized(own_pre_processor, self.model.image_size)
         check_architecture(self, checkpoint, self.hparams)
 
     def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:
-        """Adapt, in place, what depends on the image size. By default nothing does.
+        """Adapt parameters that depend on the image size, in place. By default there are none.
 
         Args:
-            state_dict (dict[str, torch.Tensor]): Of the checkpoint.
+            state_dict (dict[str, torch.Tensor]): State dict of the checkpoint.
             saved_size (tuple[int, int]): Height and width that it was trained with.
         """
 
@@ -123,7 +124,7 @@ class SizedCheckpoint(nn.Module):
 
         Raises:
             ArchitectureMismatchError: If the checkpoint belongs to another architecture.
-            CheckpointFileError: If the file is damaged, or no checkpoint of Lightning.
+            CheckpointFileError: If the file is damaged, or is not a Lightning checkpoint.
         """
         kwargs.setdefault("pre_trained", False)
         files = CheckedCheckpointIO(cls.checkpoint_safe_globals())  # type: ignore[attr-defined]
@@ -141,13 +142,15 @@ class SizedCheckpoint(nn.Module):
 
 
 def renamed_backbone(checkpoint: Mapping[str, Any]) -> str | None:
-    """Name of a backbone that had the name of another network when the checkpoint was written.
+    """Find the new name of a backbone that has been renamed since the checkpoint was written.
+
+    The old name now means another network.
 
     Args:
         checkpoint (Mapping[str, Any]): Lightning checkpoint.
 
     Returns:
-        str | None: What it is called now; ``None`` if it is called as it was.
+        str | None: The new name; ``None`` if the name has not changed.
     """
     if _FORMAT_KEY in checkpoint:
         return None
@@ -155,10 +158,10 @@ def renamed_backbone(checkpoint: Mapping[str, Any]) -> str | None:
 
 
 def forget_scores(checkpoint: dict[str, Any]) -> None:
-    """Take out of a checkpoint, in place, what belongs to the scores of a model.
+    """Remove thresholds, normalisation and calibration from a checkpoint.
 
     Args:
-        checkpoint (dict[str, Any]): Lightning checkpoint.
+        checkpoint (dict[str, Any]): Lightning checkpoint, changed in place.
     """
     state = checkpoint["state_dict"]
     for key in [key for key in state if key.startswith("post_processor.calibration.")]:
@@ -171,7 +174,7 @@ def forget_scores(checkpoint: dict[str, Any]) -> None:
 
 
 def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> None:
-    """Make sure that a checkpoint belongs to an architecture.
+    """Check that a checkpoint belongs to the architecture of a model.
 
     Args:
         module (nn.Module): The model that is about to load the checkpoint.
@@ -213,10 +216,10 @@ def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arg
 
 
 def resize_grid(table: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
-    """Interpolate what is learned per position to another token grid.
+    """Interpolate a parameter learned per position to another token grid.
 
     Args:
-        table (torch.Tensor): ``(N * rows * columns, D)``, one or more grids one after the other.
+        table (torch.Tensor): ``(N * rows * columns, D)``, one or more consecutive grids.
         old_grid (tuple[int, int]): Rows and columns it was trained with.
         new_grid (tuple[int, int]): Rows and columns of the model.
 
@@ -230,7 +233,7 @@ def resize_grid(table: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[
 
 
 def _resized(pre_processor: PreProcessor, size: tuple[int, int]) -> PreProcessor:
-    """The same transforms, resizing to another height and width."""
+    """Copy the transforms, with another height and width of the resizing."""
     transforms = [
         Resize(list(size), interpolation=step.interpolation, antialias=step.antialias)
         if isinstance(step, Resize)

@@ -1,4 +1,4 @@
-"""What all models of this package do alike in anomalib."""
+"""The common base class of all models of this package."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,11 @@ LRSchedule = Literal["step", "one_cycle"]
 
 
 class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):  # type: ignore[misc]  # two of Lightning
-    """Parts, length of a run, validation, refusals, checkpoints and export of a model for many products.
+    """Default parts, run length, validation, checks, checkpoints and export of a model for many products.
 
-    A base class to be named before ``AnomalibModule``, whose direct subclasses anomalib takes for models. The model
-    sets ``model``, ``training_steps`` and, for :meth:`adamw`, the arguments of the optimiser.
+    A base class to list before ``AnomalibModule``. It does not derive from it: anomalib lists the direct subclasses of
+    ``AnomalibModule`` as models. A subclass sets ``model`` and ``training_steps``, and passes the arguments of the
+    optimiser to :meth:`adamw`.
     """
 
     model: Any
@@ -40,7 +41,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
     default_size: ClassVar[tuple[int, int]] = (224, 224)
 
     def configure_post_processor(self) -> OrderPreservingPostProcessor:
-        """Normalise scores so that a strong defect and a very strong one stay apart.
+        """Normalise scores so that strong and very strong defects stay distinguishable.
 
         Returns:
             OrderPreservingPostProcessor: With its defaults.
@@ -60,24 +61,24 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
         """Give the run its default length.
 
         Args:
-            trainer (Trainer): Has not looked at its limits yet.
+            trainer (Trainer): A trainer that has not read its limits yet.
         """
         RunLength.of(trainer).begin(trainer, self, self.training_steps)
 
     def configure_callbacks(self) -> list[Callback]:
-        """What happens around the training.
+        """Configure the callbacks of a run.
 
         Returns:
-            list[Callback]: The parts of the model that are callbacks, and those of this package.
+            list[Callback]: The components of the model that are callbacks, and the callbacks of this package.
         """
         parts = cast("Sequence[Callback]", super().configure_callbacks())
         return [*parts, ImageCheck(), FlushDenormals(), ExactResume()]
 
     def on_fit_start(self) -> None:
-        """Refuse an empty training set.
+        """Raise an error if the training set is empty.
 
         Raises:
-            ValueError: If there is no image to learn from.
+            ValueError: If there is no training image.
         """
         TrainingData.of(self.trainer).require_images(self.trainer)
 
@@ -86,10 +87,10 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
 
         Args:
             loss (torch.Tensor): Scalar.
-            batch (ImageBatch): What it was computed of.
+            batch (ImageBatch): Batch that the loss was computed on.
 
         Returns:
-            STEP_OUTPUT: What a training step returns.
+            STEP_OUTPUT: Return value of a training step.
 
         Raises:
             FloatingPointError: If the loss is not finite; the message names the images.
@@ -104,7 +105,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict score and map, from which thresholds and normalisation are taken.
+        """Predict image scores and anomaly maps, from which thresholds and normalisation are taken.
 
         Args:
             batch (Batch): Images ``(B, 3, H, W)``.
@@ -129,7 +130,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
     def adamw(
         self, rate: float, weight_decay: float, schedule: LRSchedule, milestones: Iterable[float]
     ) -> OptimizerLRScheduler:
-        """AdamW on all that is trained, with a schedule as long as the run.
+        """AdamW on all trained parameters, with a schedule as long as the run.
 
         Args:
             rate (float): Highest learning rate.
@@ -153,7 +154,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """No limit of the run: it would replace that of the user, see :class:`RunLength`.
+        """Arguments of the trainer, without a run length: that would replace the user's, see :class:`RunLength`.
 
         Returns:
             dict[str, Any]: Arguments that anomalib's Engine sets on the trainer.
@@ -162,7 +163,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
 
     @property
     def learning_type(self) -> LearningType:
-        """It learns from normal images only.
+        """The model learns from normal images only.
 
         Returns:
             LearningType: One-class.
@@ -173,13 +174,13 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
         """Size of the network input.
 
         Args:
-            image_size (tuple[int, int] | None): What was asked for.
+            image_size (tuple[int, int] | None): Requested height and width.
 
         Returns:
-            tuple[int, int]: Height and width: asked for, or of the pre-processor, or the default of the model.
+            tuple[int, int]: Height and width: as requested, or of the pre-processor, or the default of the model.
 
         Raises:
-            ValueError: If the pre-processor resizes to another size than was asked for.
+            ValueError: If the pre-processor resizes to another size than the requested one.
         """
         found = cast("AnomalibModule", self).input_size if self.pre_processor else None
         if image_size is not None and found is not None and tuple(found) != tuple(image_size):
@@ -193,7 +194,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
 
 
 class ClippedGradients(LightningModule):
-    """Clips the gradient norm, unless the trainer was given another rule. The model sets ``gradient_clip_norm``."""
+    """Clips the gradient norm, unless the trainer has its own rule. The model sets ``gradient_clip_norm``."""
 
     gradient_clip_norm: float
 
@@ -207,8 +208,8 @@ class ClippedGradients(LightningModule):
 
         Args:
             optimizer (torch.optim.Optimizer): The optimiser.
-            gradient_clip_val (float | None): Of the trainer. Defaults to ``None``.
-            gradient_clip_algorithm (str | None): Of the trainer. Defaults to ``None``.
+            gradient_clip_val (float | None): Value of the trainer. Defaults to ``None``.
+            gradient_clip_algorithm (str | None): Algorithm of the trainer. Defaults to ``None``.
         """
         if gradient_clip_val is None:
             gradient_clip_val, gradient_clip_algorithm = self.gradient_clip_norm, "norm"
@@ -216,10 +217,10 @@ class ClippedGradients(LightningModule):
 
 
 def check_schedule(schedule: str) -> None:
-    """Refuse an unknown schedule.
+    """Raise an error for an unknown schedule.
 
     Args:
-        schedule (str): What was asked for.
+        schedule (str): Requested schedule.
 
     Raises:
         ValueError: If there is no such schedule.
@@ -230,7 +231,7 @@ def check_schedule(schedule: str) -> None:
 
 
 def backbone_pre_processor(size: tuple[int, int], backbone: str) -> PreProcessor:
-    """Resize, and normalise with the statistics that a backbone was trained with.
+    """Resize, and normalise with the statistics that a backbone was pre-trained with.
 
     Args:
         size (tuple[int, int]): Height and width.

@@ -1,4 +1,4 @@
-"""What the export of our models does differently from anomalib's."""
+"""Export of the models of this package, where it differs from anomalib's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class QuantizableExport(OwnQuantization):
-    """Export that leaves the model as it was, says what it is, and whose eight-bit versions keep the anomaly maps.
+    """Export that does not change the model, adds its metadata, and keeps the anomaly maps in eight bits.
 
-    A base class to be named before ``AnomalibModule`` or any model of anomalib.
+    A base class to list before ``AnomalibModule`` or any model of anomalib.
     """
 
     def to_onnx(
@@ -33,8 +33,8 @@ class QuantizableExport(OwnQuantization):
             export_root (Path | str): Folder.
             model_file_name (str): Name of the file without suffix. Defaults to ``"model"``.
             input_size (tuple[int, int] | None): Height and width of all images. Defaults to ``None``: any.
-            **kwargs (Any): For ``torch.onnx.export``. ``optimize`` is off: runtimes optimise by themselves, and it
-                takes longer than all the rest. For the others see :data:`QUIET_ONNX`.
+            **kwargs (Any): Arguments for ``torch.onnx.export``. By default ``optimize`` is off: runtimes optimise by
+                themselves, and it takes longer than the rest of the export. For other defaults see :data:`QUIET_ONNX`.
 
         Returns:
             Path: The file.
@@ -60,7 +60,7 @@ class QuantizableExport(OwnQuantization):
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
     ) -> Path:
-        """Export to OpenVINO, with a description that OpenVINO's Model API and Model Server read.
+        """Export to OpenVINO, with metadata for OpenVINO's Model API and Model Server.
 
         Args:
             export_root (Path | str): Folder.
@@ -68,11 +68,11 @@ class QuantizableExport(OwnQuantization):
             input_size (tuple[int, int] | None): Height and width of all images. Defaults to ``None``: any.
             compression_type (CompressionType | None): Precision. Defaults to ``None``: full.
             datamodule (AnomalibDataModule | None): Images for ``INT8_PTQ`` and ``INT8_ACQ``. Defaults to ``None``.
-            metric (Metric | None): What ``INT8_ACQ`` keeps. Defaults to ``None``: the F1 score of images.
+            metric (Metric | None): Metric that ``INT8_ACQ`` preserves. Defaults to ``None``: the F1 score of images.
             task (TaskType | None): Not used. Defaults to ``None``.
-            max_drop (float): Largest loss of the metric, in [0, 1]. Defaults to ``0.01``.
-            ov_kwargs (dict[str, Any] | None): For ``openvino.convert_model``. Defaults to ``None``.
-            onnx_kwargs (dict[str, Any] | None): For :meth:`to_onnx`. Defaults to ``None``.
+            max_drop (float): Largest drop of the metric, in [0, 1]. Defaults to ``0.01``.
+            ov_kwargs (dict[str, Any] | None): Arguments for ``openvino.convert_model``. Defaults to ``None``.
+            onnx_kwargs (dict[str, Any] | None): Arguments for :meth:`to_onnx`. Defaults to ``None``.
 
         Returns:
             Path: The file ``*.xml``.
@@ -82,7 +82,7 @@ class QuantizableExport(OwnQuantization):
         """
         from anomalib_unias.deploy.model_info import describe_export
 
-        # Said before the export, which takes long.
+        # Errors are raised before the export, which takes long.
         if compression_type in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             _require(datamodule)
         if compression_type == CompressionType.INT8_ACQ:
@@ -104,7 +104,7 @@ class QuantizableExport(OwnQuantization):
 
     @staticmethod
     def quantize(model: "ov.Model", datamodule: AnomalibDataModule | None) -> "ov.Model":
-        """Quantise the decoder alone."""
+        """Quantise the decoder only."""
         from .quantization import quantize_post_training
 
         return quantize_post_training(model, _require(datamodule))
@@ -113,7 +113,7 @@ class QuantizableExport(OwnQuantization):
     def quantize_with_metric(
         model: "ov.Model", datamodule: AnomalibDataModule | None, metric: Metric | None, max_drop: float
     ) -> "ov.Model":
-        """Quantise the decoder alone, without the layers that cost accuracy."""
+        """Quantise the decoder only, without the layers that cost accuracy."""
         from anomalib.metrics import F1Score
 
         from .quantization import quantize_with_accuracy_control

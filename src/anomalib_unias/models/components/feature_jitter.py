@@ -1,4 +1,4 @@
-"""Noise on features in training."""
+"""Noise on features during training."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from torch import nn
 class FeatureJitter(nn.Module):
     """Additive noise on features, so that their reconstruction is not a copy.
 
-    The noise of a pixel is scaled by the norm of its feature vector divided by its length (the UniAD recipe).
+    As in UniAD, the noise of a pixel is scaled by the norm of its feature vector divided by the number of channels.
 
     Args:
         scale (float): Strength of the noise. Defaults to ``20.0``.

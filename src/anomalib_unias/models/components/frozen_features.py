@@ -15,9 +15,9 @@ FeatureCache = Literal["disk", "memory", "off"]
 
 
 class FrozenFeatures(UnifiedDetector):
-    """A model whose training needs nothing of an image but the features of its frozen ``model.backbone``.
+    """A model whose training needs only the features of its frozen ``model.backbone``.
 
-    A base class to be named before ``AnomalibModule``.
+    A base class to list before ``AnomalibModule``.
     """
 
     feature_cache: FeatureCache = "off"
@@ -32,7 +32,7 @@ class FrozenFeatures(UnifiedDetector):
                 :func:`~anomalib_unias.data.feature_cache.cached_features`.
 
         Raises:
-            ValueError: If there is no such place.
+            ValueError: If ``where`` is unknown.
         """
         if where not in {"disk", "memory", "off"}:
             msg = f"feature_cache must be 'disk', 'memory' or 'off', got {where!r}."
@@ -40,17 +40,17 @@ class FrozenFeatures(UnifiedDetector):
         self.feature_cache, self.feature_cache_limit = where, limit
 
     def on_fit_start(self) -> None:
-        """Refuse an empty training set, and compute the frozen features of the others once.
+        """Raise an error if the training set is empty; else compute the frozen features once, if they are kept.
 
         Raises:
-            ValueError: If there is no image to learn from.
+            ValueError: If there is no training image.
         """
         super().on_fit_start()
         if self.feature_cache != "off":
             TrainingData.of(self.trainer).replace_by_features(self.trainer, self.pre_processor, self._cache_features)
 
     def frozen_features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Features of the frozen network.
+        """Compute the features of the frozen network.
 
         Args:
             images (torch.Tensor): ``(B, 3, H, W)`` in [0, 1], of any size if there is a pre-processor.
@@ -62,10 +62,10 @@ class FrozenFeatures(UnifiedDetector):
         return self.model.extract(self.pre_processor(images) if self.pre_processor else images)
 
     def stored_features(self, batch: ImageBatch) -> list[torch.Tensor] | None:
-        """Features that stand for the images of a batch.
+        """Get the stored features of a batch.
 
         Args:
-            batch (ImageBatch): A batch of the training.
+            batch (ImageBatch): A training batch.
 
         Returns:
             list[torch.Tensor] | None: ``(B, C_l, H_l, W_l)`` for each level; ``None`` if the batch holds images.
@@ -74,10 +74,10 @@ class FrozenFeatures(UnifiedDetector):
         return None if rows is None else self.model.unflatten(rows.to(self.device))
 
     def features_of(self, batch: ImageBatch) -> list[torch.Tensor]:
-        """Features of a batch of the training, stored or computed.
+        """Get the features of a training batch, stored or computed.
 
         Args:
-            batch (ImageBatch): Its images have passed the pre-processor.
+            batch (ImageBatch): A batch with stored features, or with pre-processed images.
 
         Returns:
             list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.

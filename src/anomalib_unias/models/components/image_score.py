@@ -1,4 +1,4 @@
-"""The score of an image from its anomaly map."""
+"""Image score from the anomaly map."""
 
 from typing import Literal, get_args
 
@@ -11,10 +11,10 @@ _POOL = 16
 
 
 def check_image_score(kind: str) -> None:
-    """Refuse an unknown kind of score.
+    """Raise an error for an unknown kind of image score.
 
     Args:
-        kind (str): What was asked for.
+        kind (str): Requested kind.
 
     Raises:
         ValueError: If there is no such kind.
@@ -25,7 +25,7 @@ def check_image_score(kind: str) -> None:
 
 
 def score_of_map(anomaly_map: torch.Tensor, kind: ImageScore) -> torch.Tensor:
-    """Reduce an anomaly map to a score.
+    """Reduce an anomaly map to an image score.
 
     Args:
         anomaly_map (torch.Tensor): ``(B, 1, H, W)``.

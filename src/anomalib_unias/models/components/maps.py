@@ -1,4 +1,4 @@
-"""Maps of one channel: resized and smoothed in forms that every runtime computes alike."""
+"""Resizing and smoothing of one-channel maps, with the same results in every runtime."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -9,12 +9,12 @@ from anomalib.models.components import GaussianBlur2d
 
 
 def resize_map(distance: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
-    """Resize one channel bilinearly, as two products, which OpenVINO computes several times faster.
+    """Resize one channel bilinearly with two matrix products, which are several times faster in OpenVINO.
 
     Args:
         distance (torch.Tensor): ``(B, 1, h, w)``.
         size (Sequence[int]): Height and width, larger than before.
-        align_corners (bool): Whether the outermost values keep their place. Defaults to ``False``.
+        align_corners (bool): As in ``torch.nn.functional.interpolate``. Defaults to ``False``.
 
     Returns:
         torch.Tensor: ``(B, 1, H, W)``.
@@ -34,8 +34,8 @@ def bilinear_matrix(small: int, large: int, like: torch.Tensor, align_corners: b
     Args:
         small (int): Length before, less than ``large``.
         large (int): Length after.
-        like (torch.Tensor): Gives device and type.
-        align_corners (bool): Whether the outermost values keep their place.
+        like (torch.Tensor): A tensor with the device and type of the result.
+        align_corners (bool): As in ``torch.nn.functional.interpolate``.
 
     Returns:
         torch.Tensor: ``(large, small)``.
@@ -45,8 +45,8 @@ def bilinear_matrix(small: int, large: int, like: torch.Tensor, align_corners: b
 
 @cache
 def _bilinear_coefficients(small: int, large: int, align_corners: bool) -> np.ndarray:
-    # Not with operators of PyTorch: they would become part of an exported graph, with some of which OpenVINO 2026.4
-    # never ends its rewriting.
+    # Not with operators of PyTorch: they would become part of an exported graph, and for some of them the graph
+    # transformations of OpenVINO 2026.4 never end.
     index = np.arange(large)
     position = index * ((small - 1) / (large - 1)) if align_corners else (index + 0.5) * (small / large) - 0.5
     position = position.clip(0, small - 1)
@@ -54,7 +54,7 @@ def _bilinear_coefficients(small: int, large: int, align_corners: bool) -> np.nd
 
 
 def gaussian_blur(sigma: float, kernel_size: int, channels: int) -> GaussianBlur2d:
-    """Depthwise Gaussian blur with reflected border whose kernel is no part of the state dict.
+    """Depthwise Gaussian blur with reflected border, whose kernel is not part of the state dict.
 
     Args:
         sigma (float): Standard deviation in pixels.

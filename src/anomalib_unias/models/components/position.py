@@ -1,4 +1,4 @@
-"""Where a token is: grid, position encoding and the neighbourhood that attention must not use."""
+"""Positions of tokens: grid, position encoding and the mask of the neighbourhood."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 
 
 def token_grid(image_size: Sequence[int], stride: int) -> tuple[int, int]:
-    """Rows and columns of the token grid, one token per pixel of the deepest level.
+    """Compute the rows and columns of the token grid, one token per pixel of the deepest level.
 
     Args:
         image_size (Sequence[int]): Height and width of the input.
@@ -55,7 +55,7 @@ def sine_position_encoding(height: int, width: int, dim: int) -> torch.Tensor:
 
 
 def neighbor_mask(height: int, width: int, size: int) -> torch.Tensor | None:
-    """Forbid attention to the neighbourhood of the query position, which would be a shortcut for copying.
+    """Mask attention to the neighbourhood of a query, which would make it easy to copy the input.
 
     Args:
         height (int): Rows of the grid.

@@ -12,13 +12,13 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def with_defaults(function: F, defaults: Mapping[str, Any]) -> F:
-    """Copy a function, and let some of its arguments have other default values.
+    """Copy a function with other default values for some of its arguments.
 
-    The signature of the copy is a real one: whatever reads it (the command line, checkpoints, help) needs no care.
+    The copy has a real signature, so that the command line, checkpoints and help see the new defaults.
 
     Args:
-        function (F): A plain function, also one that calls ``super()``.
-        defaults (Mapping[str, Any]): New default values of arguments that have one.
+        function (F): A plain function; it may call ``super()``.
+        defaults (Mapping[str, Any]): New default values for arguments that already have one.
 
     Returns:
         F: The copy.
@@ -45,10 +45,10 @@ def with_defaults(function: F, defaults: Mapping[str, Any]) -> F:
 
 
 def without_defaults(documentation: str | None) -> str:
-    """Take the default values out of the description of arguments: the command line knows those of a preset itself.
+    """Remove the default values from a description of arguments: the command line shows those of a preset itself.
 
     Args:
-        documentation (str | None): Docstring in the style of Google.
+        documentation (str | None): Google-style docstring.
 
     Returns:
         str: The same without ``Defaults to ...``.
@@ -57,9 +57,9 @@ def without_defaults(documentation: str | None) -> str:
 
 
 class CalibratedPreset:
-    """A preset that has one threshold for all products, from normal images alone.
+    """A preset with one threshold for all products, taken from normal images only.
 
-    A base class to be named before ``AnomalibModule`` or any model of anomalib.
+    A base class to list before ``AnomalibModule`` or any model of anomalib.
     """
 
     def configure_post_processor(self) -> CadaPostProcessor:

@@ -16,18 +16,18 @@ from torchmetrics import Metric
 SUBSET_SIZE = 300
 """Number of calibration images that nncf recommends."""
 
-# Where the network ends, seen from the anomaly map: at the heads of the decoder and at the frozen features that they
-# are compared with. The smoothing of features is a GroupConvolution, the comparison with prototypes a MatMul.
+# Types of the last layers of the network before the anomaly map: the heads of the decoder, and the frozen features that
+# they are compared with. Smoothing of features (GroupConvolution) and prototypes (MatMul) are not among them.
 _LAST_LAYERS = {"Convolution", "ConvolutionBackpropData"}
 
 
 def quantize_post_training(model: ov.Model, datamodule: AnomalibDataModule) -> ov.Model:
     """Quantise the weights and activations of a network to eight bits.
 
-    anomalib 2.7.0 lets nncf quantise everything: resizing, cosine distances and normalisation of scores in eight bits
-    leave little of an anomaly map. Here these stay as they are, and attention is treated as such. So does the frozen
-    network whose features are compared: on products of little contrast its rounding is larger than what is compared.
-    Images are taken one by one: they can have different sizes.
+    anomalib 2.7.0 lets nncf quantise everything; with resizing, cosine distances and score normalisation in eight bits,
+    little is left of an anomaly map. Here these parts keep their precision, and nncf treats attention as such. The
+    frozen network whose features are compared keeps its precision too: on products of low contrast its rounding errors
+    are larger than the differences that are measured. Images are processed one by one, as their sizes can differ.
 
     Args:
         model (ov.Model): Exported model in full precision.
@@ -49,14 +49,14 @@ def quantize_post_training(model: ov.Model, datamodule: AnomalibDataModule) -> o
 def quantize_with_accuracy_control(
     model: ov.Model, datamodule: AnomalibDataModule, metric: Metric, max_drop: float
 ) -> ov.Model:
-    """Quantise like :func:`quantize_post_training`, but leave layers as they are that would cost accuracy.
+    """Quantise like :func:`quantize_post_training`, except for layers that would cost accuracy.
 
     Args:
         model (ov.Model): Exported model in full precision.
         datamodule (AnomalibDataModule): Its training and validation images are used for calibration; the metric is
-            taken on its validation images.
+            computed on its validation images.
         metric (Metric): Metric of anomalib, larger is better.
-        max_drop (float): Largest loss of the metric, in [0, 1].
+        max_drop (float): Largest drop of the metric, in [0, 1].
 
     Returns:
         ov.Model: Quantised model.
@@ -83,14 +83,14 @@ def quantize_with_accuracy_control(
 
 
 def outside_decoder(model: ov.Model) -> nncf.IgnoredScope:
-    """Find what is not quantised: all but the decoder.
+    """Find the nodes that are not quantised: all but the decoder.
 
     Args:
         model (ov.Model): Exported model.
 
     Returns:
-        nncf.IgnoredScope: Names of the pre-processing, the frozen network if its features are compared with those of a
-        decoder, the anomaly map and the post-processing.
+        nncf.IgnoredScope: Node names of the pre-processing, the anomaly map and the post-processing, and of the frozen
+        network if its features are compared with those of a decoder.
     """
     before = _walk(model.get_parameters(), _consumers, lambda node: "Convolution" in node.get_type_name())
     after = _walk(model.get_results(), _producers, _is_layer)
@@ -99,7 +99,7 @@ def outside_decoder(model: ov.Model) -> nncf.IgnoredScope:
         name: {node.get_friendly_name() for node in _walk([layer], _producers, lambda _: False)}
         for name, layer in last_layers.items()
     }
-    # A last layer that another one needs gives features that are compared: they, and what they are computed from.
+    # A last layer that another last layer depends on gives frozen features; all that it depends on is frozen too.
     frozen = {
         node
         for name, nodes in needed.items()
@@ -111,7 +111,7 @@ def outside_decoder(model: ov.Model) -> nncf.IgnoredScope:
 
 
 def _without_smoothing() -> nncf.AdvancedQuantizationParameters:
-    """No SmoothQuant: nncf 3.4 fails on products with a constant on the left, which resize the features."""
+    """Switch SmoothQuant off: nncf 3.4 fails on matrix products with a constant on the left, which resize features."""
     smoothing = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     return nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing)
 
@@ -141,7 +141,7 @@ def _producers(node: ov.Node) -> Iterator[ov.Node]:
 
 
 def _is_layer(node: ov.Node) -> bool:
-    """Whether it has weights. The blur of a map has one channel only."""
+    """Whether a node is a layer with weights; the blur of an anomaly map, with one channel, is not."""
     if node.get_type_name() not in _LAST_LAYERS:
         return False
     channels = node.output(0).partial_shape[1] if node.output(0).partial_shape.rank.get_length() > 1 else None
@@ -167,7 +167,7 @@ def _pixels(item: ImageItem) -> np.ndarray:
 
 
 def _predicted(compiled: ov.CompiledModel, item: ImageItem) -> ImageBatch:
-    """Batch of one image for a metric."""
+    """Predict one image and return it as a batch for a metric."""
     outputs = compiled(_pixels(item))
     names = {name: torch.from_numpy(outputs[name]) for output in compiled.outputs for name in output.names}
     fields = {name: names[name] for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask") if name in names}

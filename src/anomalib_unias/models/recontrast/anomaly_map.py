@@ -17,12 +17,13 @@ _TRUNCATE = 4.0
 class AnomalyMapGenerator(nn.Module):
     """Add the cosine distances of all levels and pairs, each resized to the image, and smooth the sum.
 
-    Resizing and smoothing are linear along rows and along columns, so each level passes one product for both of them.
+    Resizing and smoothing are linear along rows and along columns, so each level needs one matrix product per direction
+    for both.
 
     Args:
         image_size (tuple[int, int]): Height and width of the map.
-        sigma (float): Standard deviation of the Gaussian in pixels, which ends at four of them and repeats the border;
-            0 for none. Defaults to ``4.0``.
+        sigma (float): Standard deviation of the Gaussian in pixels, which is cut off at four standard deviations and
+            mirrors the border; 0 for none. Defaults to ``4.0``.
     """
 
     def __init__(self, image_size: tuple[int, int], sigma: float = 4.0) -> None:
@@ -36,7 +37,7 @@ class AnomalyMapGenerator(nn.Module):
         """Compute the anomaly map.
 
         Args:
-            targets (Sequence[Sequence[torch.Tensor]]): For each pair ``(B, C_l, H_l, W_l)`` of each level.
+            targets (Sequence[Sequence[torch.Tensor]]): Features ``(B, C_l, H_l, W_l)`` for each pair and level.
             reconstructions (Sequence[Sequence[torch.Tensor]]): The same shapes.
 
         Returns:
@@ -69,7 +70,7 @@ def gaussian_coefficients(size: int, sigma: float) -> np.ndarray:
 
     Args:
         size (int): Length of the line.
-        sigma (float): Standard deviation.
+        sigma (float): Standard deviation in steps of the line.
 
     Returns:
         np.ndarray: ``(size, size)``.
@@ -77,7 +78,7 @@ def gaussian_coefficients(size: int, sigma: float) -> np.ndarray:
     radius = int(_TRUNCATE * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel /= kernel.sum()
-    # Which value of the line each tap meets at each place.
+    # Index of the value that each tap reads at each position.
     met = np.lib.stride_tricks.sliding_window_view(np.pad(np.arange(size), radius, mode="symmetric"), len(kernel))
     matrix = np.zeros((size, size))
     np.add.at(matrix, (np.arange(size)[:, None], met), kernel)

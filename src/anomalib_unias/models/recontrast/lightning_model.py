@@ -24,23 +24,23 @@ from .torch_model import ReContrastModel
 
 
 class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
-    """Two encoders, of which one is trained on the images at hand, reconstruct each other's features.
+    """Reconstructs the features of a frozen encoder from those of a trained encoder, and vice versa.
 
-    Only the positions that are hard to reconstruct teach. One model for one product as published, or for many.
+    Only positions that are hard to reconstruct give gradients. One model for one product, as published, or for many.
 
     Args:
         image_size (tuple[int, int] | None): Height and width of the network input, divisible by 32. ``None`` takes
-            that of ``pre_processor``, or 256x256. Defaults to ``None``.
+            the size of ``pre_processor``, or 256x256. Defaults to ``None``.
         backbone (str): timm network of both encoders. Defaults to ``"wide_resnet50_2.tv_in1k"``.
-        pre_trained (bool): Whether they start from ImageNet weights. Defaults to ``True``.
+        pre_trained (bool): Whether both encoders start from ImageNet weights. Defaults to ``True``.
         levels (Sequence[int]): Levels of the backbone with the strides 4, 8 and 16, 1 being the shallowest.
             Defaults to ``(2, 3, 4)``.
-        encoder_bn_train (bool): Whether the normalisation of the trained encoder takes the statistics of the batch in
-            training. Defaults to ``False``.
+        encoder_bn_train (bool): Whether the batch normalisation of the trained encoder uses the statistics of the batch
+            in training. Defaults to ``False``.
         widths (Sequence[int] | None): Channels of bottleneck and decoder at the strides 4, 8, 16 and 32. ``None`` takes
-            those of the encoder, and twice the last. Defaults to ``None``.
+            those of the encoder, and twice the last for stride 32. Defaults to ``None``.
         block (Block): Residual blocks, ``"bottleneck"`` or ``"basic"``. Defaults to ``"bottleneck"``.
-        block_width (int): Width of bottleneck blocks: 128 for half the channels, 64 for a quarter, and for
+        block_width (int): Width of bottleneck blocks: 128 for half the channels, 64 for a quarter; must be 64 for
             ``"basic"``. Defaults to ``128``.
         bottleneck_blocks (int): Blocks of the bottleneck. Defaults to ``3``.
         decoder_blocks (Sequence[int]): Blocks of the decoder at the strides 16, 8 and 4. Defaults to ``(3, 4, 6)``.
@@ -53,9 +53,9 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
         learning_rate (float): Learning rate of AdamW for bottleneck, decoder and heads. Defaults to ``2e-3``.
         encoder_learning_rate (float): Learning rate for the trained encoder. Defaults to ``1e-5``.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-5``.
-        training_steps (int): Length of a run for which the trainer is given none of ``max_steps``,
-            ``max_epochs`` and ``max_time``. Defaults to ``2000``.
-        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, and the statistics of the backbone.
+        training_steps (int): Length of the run if the trainer is given none of ``max_steps``, ``max_epochs`` and
+            ``max_time``. Defaults to ``2000``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize and normalise for the backbone.
         post_processor (PostProcessor | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``.
         visualizer (Visualizer | bool): Defaults to ``True``.
@@ -105,7 +105,7 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
+        # Saves the size that is really used: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self.resolve_image_size(image_size)
         self.learning_rate = learning_rate
         self.encoder_learning_rate = encoder_learning_rate
@@ -133,7 +133,7 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
     def configure_pre_processor(
         image_size: tuple[int, int] | None = None, backbone: str = "wide_resnet50_2.tv_in1k"
     ) -> PreProcessor:
-        """Resize, and normalise with the statistics that the backbone was trained with.
+        """Resize, and normalise with the statistics that the backbone was pre-trained with.
 
         Args:
             image_size (tuple[int, int] | None): Height and width. Defaults to ``None``: 256x256.
@@ -164,7 +164,7 @@ class ReContrast(UnifiedDetector, AnomalibModule):  # type: ignore[misc]  # Ligh
         return self.log_loss(self.loss(targets, reconstructions, strength), batch)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with constant rates, a small one for the trained encoder.
+        """AdamW with constant learning rates, a smaller one for the trained encoder.
 
         Returns:
             OptimizerLRScheduler: The optimiser.

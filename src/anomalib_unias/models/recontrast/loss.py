@@ -1,4 +1,4 @@
-"""Training loss of ReContrast: cosine distance of whole images, whose easy positions give no gradient."""
+"""Training loss of ReContrast: cosine distance of whole images, without gradients from easy positions."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ def mining_strength(step: int, steps: int) -> float:
     """How hard a position must be to give a gradient, in standard deviations above the mean distance.
 
     Args:
-        step (int): Steps that have been done.
-        steps (int): Length of the run.
+        step (int): Number of completed steps.
+        steps (int): Length of the run in steps.
 
     Returns:
-        float: -3 at the start, which leaves out practically nothing; 1 from a tenth of the run on.
+        float: -3 at the start, which leaves out practically no position; 1 after a tenth of the run.
 
     Example:
         >>> mining_strength(0, 2000), mining_strength(150, 2000), mining_strength(999, 2000)
@@ -41,16 +41,17 @@ def cosine_distance(target: torch.Tensor, reconstruction: torch.Tensor) -> torch
 
 
 def mine(target: torch.Tensor, reconstruction: torch.Tensor, strength: float) -> torch.Tensor:
-    """Let only the hard positions of a reconstruction learn. Its values stay as they are.
+    """Pass gradients only through the hard positions of a reconstruction. Its values do not change.
 
     Args:
         target (torch.Tensor): ``(B, C, H, W)``.
         reconstruction (torch.Tensor): ``(B, C, H, W)``.
-        strength (float): A position is hard if its distance is as many standard deviations above the mean, both over
-            all positions of the batch.
+        strength (float): A position is hard if its distance is at least this many standard deviations above the mean,
+            both over all positions of the batch.
 
     Returns:
-        torch.Tensor: ``(B, C, H, W)``, equal to ``reconstruction``; easy positions are out of the autograd graph.
+        torch.Tensor: ``(B, C, H, W)``, equal to ``reconstruction``; easy positions are detached from the autograd
+        graph.
     """
     with torch.no_grad():
         distance = cosine_distance(target, reconstruction)
@@ -59,7 +60,7 @@ def mine(target: torch.Tensor, reconstruction: torch.Tensor, strength: float) ->
 
 
 class ReContrastLoss(nn.Module):
-    """One cosine for all features of an image and level; levels are added, the two pairs averaged."""
+    """One cosine distance per image and level, over all features; summed over levels, averaged over the two pairs."""
 
     def forward(
         self,
@@ -70,10 +71,11 @@ class ReContrastLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            targets (Sequence[Sequence[torch.Tensor]]): For each pair the features of an encoder ``(B, C_l, H_l, W_l)``
-                of each level. They get no gradient.
+            targets (Sequence[Sequence[torch.Tensor]]): Features of an encoder for each pair, ``(B, C_l, H_l, W_l)`` for
+                each level. They get no gradient.
             reconstructions (Sequence[Sequence[torch.Tensor]]): The same shapes.
-            strength (float | None): Of the mining, see :func:`mine`; ``None`` for none. Defaults to ``None``.
+            strength (float | None): Strength of the mining, see :func:`mine`; ``None`` for no mining. Defaults to
+                ``None``.
 
         Returns:
             torch.Tensor: Scalar in [0, 2 * levels].

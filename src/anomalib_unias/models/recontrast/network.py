@@ -19,11 +19,11 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.
 
 
 def check_network(block: str, block_width: int, widths: Sequence[int], decoder_activation: str) -> None:
-    """Refuse what the networks cannot be built with.
+    """Check the arguments of the networks.
 
     Args:
         block (str): Kind of residual block.
-        block_width (int): Its width.
+        block_width (int): Width of a bottleneck block.
         widths (Sequence[int]): Channels of the bottleneck and the decoder.
         decoder_activation (str): Activation of the decoder.
 
@@ -85,7 +85,7 @@ class FusionBottleneck(nn.Module):
 
 
 class MirroredDecoder(nn.Module):
-    """A ResNet the other way round, with transposed convolutions for strides (the decoder of Reverse Distillation).
+    """A mirrored ResNet with transposed convolutions for the strides (the decoder of Reverse Distillation).
 
     Args:
         widths (Sequence[int]): Channels W1 to W4 at the strides 4, 8, 16 and 32.
@@ -150,10 +150,10 @@ class Heads(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming-normal weights for convolutions; transposed ones and biases keep PyTorch's default.
+    """Initialise convolutions with Kaiming-normal weights; transposed ones and biases keep PyTorch's default.
 
     Args:
-        module (nn.Module): In place.
+        module (nn.Module): Changed in place.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

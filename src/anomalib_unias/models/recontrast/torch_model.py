@@ -22,20 +22,20 @@ _STRIDES = (4, 8, 16)
 
 
 class ReContrastModel(nn.Module):
-    """Reconstruct the features of a frozen encoder from those of a trained one, and the other way round.
+    """Reconstruct the features of a frozen encoder from those of a trained encoder, and vice versa.
 
     Args:
         image_size (tuple[int, int]): Height and width of the input, divisible by 32. Defaults to ``(256, 256)``.
         backbone (str): timm network of both encoders. Defaults to ``"wide_resnet50_2.tv_in1k"``.
-        pre_trained (bool): Whether they start from ImageNet weights. Defaults to ``True``.
+        pre_trained (bool): Whether both encoders start from ImageNet weights. Defaults to ``True``.
         levels (Sequence[int]): Levels of the backbone with the strides 4, 8 and 16, 1 being the shallowest.
             Defaults to ``(2, 3, 4)``.
-        encoder_bn_train (bool): Whether the normalisation of the trained encoder takes the statistics of the batch in
-            training. Defaults to ``False``.
+        encoder_bn_train (bool): Whether the batch normalisation of the trained encoder uses the statistics of the batch
+            in training. Defaults to ``False``.
         widths (Sequence[int] | None): Channels of bottleneck and decoder at the strides 4, 8, 16 and 32. ``None`` takes
-            those of the encoder, and twice the last. Defaults to ``None``.
+            those of the encoder, and twice the last for stride 32. Defaults to ``None``.
         block (Block): Residual blocks, ``"bottleneck"`` or ``"basic"``. Defaults to ``"bottleneck"``.
-        block_width (int): Width of bottleneck blocks: 128 for half the channels, 64 for a quarter, and for
+        block_width (int): Width of bottleneck blocks: 128 for half the channels, 64 for a quarter; must be 64 for
             ``"basic"``. Defaults to ``128``.
         bottleneck_blocks (int): Blocks of the bottleneck. Defaults to ``3``.
         decoder_blocks (Sequence[int]): Blocks of the decoder at the strides 16, 8 and 4. Defaults to ``(3, 4, 6)``.
@@ -110,15 +110,15 @@ class ReContrastModel(nn.Module):
             images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
 
         Returns:
-            tuple[Pairs, Pairs]: Targets and reconstructions of two pairs, each ``(B, C_l, H_l, W_l)`` for each level,
-            shallow to deep: the frozen encoder from the trained one, and the trained one from the frozen one.
+            tuple[Pairs, Pairs]: Targets and reconstructions of two pairs, ``(B, C_l, H_l, W_l)`` for each level,
+            shallow to deep: the frozen encoder reconstructed from the trained one, and the trained from the frozen.
         """
         trained, frozen = self.trained_encoder(images), self.frozen_encoder(images)
-        # Both in one batch: they share the statistics of the normalisation, through which even the pair whose input is
-        # frozen teaches the trained encoder.
+        # Both in one batch: they share the statistics of the normalisation, through which even the pair with the frozen
+        # input gives a gradient to the trained encoder.
         both = [torch.cat(level) for level in zip(trained, frozen, strict=True)]
         decoded = self.decoder(self.bottleneck(both))
-        # Not chunk(), which would fix the number of images in an exported graph.
+        # Not chunk(), which would make the number of images a constant of an exported graph.
         count = images.shape[0]
         of_frozen = self.frozen_heads([level[:count] for level in decoded])
         of_trained = self.trained_heads([level[count:] for level in decoded])

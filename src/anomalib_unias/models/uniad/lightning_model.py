@@ -35,12 +35,12 @@ from .transformer import MaskedAttention
 class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One transformer that reconstructs the features of many products.
 
-    Attention must not use the neighbourhood of a position, every decoder layer starts from a query of its own, and
-    the features get noise in training: three ways to keep the reconstruction from being a copy.
+    Three means keep the reconstruction from being a copy: attention cannot use the neighbourhood of a position, every
+    decoder layer starts from its own learned query, and the features get noise in training.
 
     Args:
         image_size (tuple[int, int] | None): Height and width of the network input, divisible by the largest
-            stride. ``None`` takes that of ``pre_processor``, or 224x224. Defaults to ``None``.
+            stride. ``None`` takes the size of ``pre_processor``, or 224x224. Defaults to ``None``.
         backbone (str): timm network that gives the features. Defaults to ``"tf_efficientnet_b4"``.
         pre_trained (bool): Whether the backbone has its ImageNet weights. Defaults to ``True``.
         levels (Sequence[int] | None): Levels of the backbone, 1 being the shallowest. ``None`` takes all with a
@@ -51,9 +51,9 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         encoder_layers (int): Layers of the encoder. Defaults to ``4``.
         decoder_layers (int): Layers of the decoder. Defaults to ``4``.
         dropout (float): Dropout in the transformer. Defaults to ``0.1``.
-        neighbor_mask_size (int): Side of the window that attention must not use, odd, 0 for none. Defaults to ``7``.
-        masked_attentions (Sequence[MaskedAttention]): Where it must not: in the ``"encoder"``, in the attention of
-            decoder layers to the ``"memory"``, in their attention to the previous ``"output"``.
+        neighbor_mask_size (int): Side of the window that is masked in attention, odd, 0 for none. Defaults to ``7``.
+        masked_attentions (Sequence[MaskedAttention]): Attentions that are masked: those in the ``"encoder"``, those of
+            decoder layers to the ``"memory"``, and those of decoder layers to the previous ``"output"``.
             Defaults to ``("encoder", "memory", "output")``.
         jitter_scale (float): Strength of the feature jitter in training. Defaults to ``20.0``.
         jitter_probability (float): Probability of jitter for a batch. Defaults to ``1.0``.
@@ -64,17 +64,17 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
         lr_schedule (LRSchedule): ``"step"`` divides the rate by 10 after 80 % of the run as published,
             ``"one_cycle"`` warms up and anneals. Defaults to ``"step"``.
-        gradient_clip_norm (float): Total gradient norm, unless the trainer has its own ``gradient_clip_val``.
+        gradient_clip_norm (float): Maximum total gradient norm, unless the trainer has its own ``gradient_clip_val``.
             Defaults to ``0.1``.
-        training_steps (int): Length of a run for which the trainer is given none of ``max_steps``,
-            ``max_epochs`` and ``max_time``. Defaults to ``10_000``.
+        training_steps (int): Length of the run if the trainer is given none of ``max_steps``, ``max_epochs`` and
+            ``max_time``. Defaults to ``10_000``.
         feature_cache (FeatureCache): Where the features of the training images are kept after they have been
-            computed once: ``"disk"``, a file below the cache folder of the user, ``"memory"``, or ``"off"``. Random
-            augmentations or pre-processors, and runs that are too short to see every image, switch it off. Where
-            they cannot be kept, a warning says so and training goes on without. Defaults to ``"disk"``.
+            computed once: ``"disk"``, a file in the user's cache folder, ``"memory"``, or ``"off"``. Random
+            augmentations or pre-processors, and runs that are too short to see every image, switch it off. If the
+            features cannot be kept, training warns and goes on without the cache. Defaults to ``"disk"``.
         feature_cache_limit (float | None): Largest size of these features in GB; larger ones are computed in every
             step. Defaults to ``None``: on disk nine tenths of the free space, in memory no limit.
-        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, and the statistics of the backbone.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize and normalise for the backbone.
         post_processor (PostProcessor | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``.
         visualizer (Visualizer | bool): Defaults to ``True``.
@@ -130,7 +130,7 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         )
         check_schedule(lr_schedule)
         self.keep_features(feature_cache, feature_cache_limit)
-        # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
+        # Saves the size that is really used: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self.resolve_image_size(image_size)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -161,7 +161,7 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
     def configure_pre_processor(
         image_size: tuple[int, int] | None = None, backbone: str = "tf_efficientnet_b4"
     ) -> PreProcessor:
-        """Resize, and normalise with the statistics that the backbone was trained with.
+        """Resize, and normalise with the statistics that the backbone was pre-trained with.
 
         Args:
             image_size (tuple[int, int] | None): Height and width. Defaults to ``None``: 224x224.
@@ -199,10 +199,10 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         return self.adamw(self.learning_rate, self.weight_decay, self.lr_schedule, milestones=(0.8,))
 
     def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:
-        """Interpolate what is learned per position, in place.
+        """Interpolate the parameters learned per position, in place.
 
         Args:
-            state_dict (dict[str, torch.Tensor]): Of a checkpoint.
+            state_dict (dict[str, torch.Tensor]): State dict of a checkpoint.
             saved_size (tuple[int, int]): Height and width that it was trained with.
         """
         transformer, stride = self.model.transformer, self.model.backbone.strides[-1]
@@ -211,6 +211,6 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         grids |= {f"decoder.{index}.query": (saved, grid) for index in range(len(transformer.decoder))}
         for name, (old, new) in grids.items():
             key = f"model.transformer.{name}"
-            # One that is not there is of another architecture, and is refused later.
+            # A missing key means another architecture, which is rejected later.
             if key in state_dict:
                 state_dict[key] = resize_grid(state_dict[key], old, new)

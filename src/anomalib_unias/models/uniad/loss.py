@@ -6,7 +6,7 @@ from torch.nn.functional import mse_loss
 
 
 class UniADLoss(nn.Module):
-    """Mean squared error over all elements, as in the published code; the paper adds it over the channels."""
+    """Mean squared error over all elements, as in the published code; the paper sums it over the channels."""
 
     def forward(self, target: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
         """Compute the loss.

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-# Parts of published names and what they become. What the published code calls self-attention of the decoder reads the
-# memory.
+# Patterns of published names -> names here. The decoder's "self-attention" of the published code attends to the memory.
 _RENAMED = {
     r"^input_proj\.": "input_projection.",
     r"^output_proj\.": "output_projection.",
@@ -32,8 +31,8 @@ def transformer_keys(published: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     """Rename the weights of the published reconstruction network.
 
     Args:
-        published (Mapping[str, torch.Tensor]): Its state dict, with or without the prefix that it has in a published
-            checkpoint; with the prefix, other entries are left out.
+        published (Mapping[str, torch.Tensor]): State dict of the network, with or without the prefix that it has in a
+            published checkpoint; with the prefix, all other entries are ignored.
 
     Returns:
         dict[str, torch.Tensor]: State dict of :class:`UniADTransformer`.

@@ -24,7 +24,7 @@ from .transformer import MaskedAttention, UniADTransformer
 
 
 class UniADModel(nn.Module):
-    """Reconstruct the features of a frozen network; what cannot be reconstructed is anomalous.
+    """Reconstruct the features of a frozen network; features that are reconstructed poorly are anomalous.
 
     Args:
         image_size (tuple[int, int]): Height and width of the input, divisible by the largest stride.
@@ -39,8 +39,8 @@ class UniADModel(nn.Module):
         encoder_layers (int): Layers of the encoder. Defaults to ``4``.
         decoder_layers (int): Layers of the decoder. Defaults to ``4``.
         dropout (float): Dropout in the transformer. Defaults to ``0.1``.
-        neighbor_mask_size (int): Side of the window that attention must not use, odd, 0 for none. Defaults to ``7``.
-        masked_attentions (Collection[MaskedAttention]): Where it must not, see :class:`UniADTransformer`.
+        neighbor_mask_size (int): Side of the window that is masked in attention, odd, 0 for none. Defaults to ``7``.
+        masked_attentions (Collection[MaskedAttention]): Attentions that are masked, see :class:`UniADTransformer`.
             Defaults to ``("encoder", "memory", "output")``.
         jitter_scale (float): Strength of the feature jitter in training. Defaults to ``20.0``.
         jitter_probability (float): Probability of jitter for a batch. Defaults to ``1.0``.
@@ -52,7 +52,7 @@ class UniADModel(nn.Module):
     """
 
     FEATURES = " on the grid of the deepest"
-    """What tells kept features from those of other models with the same backbone."""
+    """Part of the cache key that distinguishes these features from other models' with the same backbone."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class UniADModel(nn.Module):
         return InferenceBatch(pred_score=score_of_map(anomaly_map, self.image_score), anomaly_map=anomaly_map)
 
     def extract(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Features that are reconstructed, and that may be kept for the training.
+        """Compute the features to reconstruct, which can be cached for training.
 
         Args:
             images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
@@ -123,7 +123,7 @@ class UniADModel(nn.Module):
         return [align_levels(self.backbone(images))]
 
     def unflatten(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Bring features that were put into one row per image back to their shape.
+        """Bring features that are stored as one row per image back to their shape.
 
         Args:
             rows (torch.Tensor): ``(B, C * h * w)``, of any precision.
@@ -134,20 +134,20 @@ class UniADModel(nn.Module):
         return [rows.float().view(-1, self.channels, *self.transformer.grid)]
 
     def reconstruct(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruct features, in training mode from a noisy version of them.
+        """Reconstruct features, in training mode from a version with noise.
 
         Args:
             features (Sequence[torch.Tensor]): What :meth:`extract` returns.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: The target, which has no noise, and its reconstruction ``(B, C, h, w)``.
+            tuple[torch.Tensor, torch.Tensor]: The target without noise, and its reconstruction, ``(B, C, h, w)``.
         """
         (target,) = features
         (noisy,) = self.jitter([target])
         return target, self.transformer(noisy)
 
     def anomaly_map(self, target: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-        """Length of the difference at every position, at the size of the image.
+        """Compute the length of the difference at every position, resized to the image size.
 
         Args:
             target (torch.Tensor): ``(B, C, h, w)``.
@@ -161,9 +161,9 @@ class UniADModel(nn.Module):
 
 
 def align_levels(features: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Bring all levels to the grid of the deepest one, and put them together.
+    """Resize all levels to the grid of the deepest one, and concatenate them.
 
-    As published the outermost values keep their place and nothing is averaged.
+    As published, corners are aligned and values are interpolated without anti-aliasing.
 
     Args:
         features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.

@@ -12,7 +12,7 @@ MaskedAttention = Literal["encoder", "memory", "output"]
 
 
 class LearnedPosition(nn.Module):
-    """Learned position encoding of a grid: one half of the channels for the column, the other for the row.
+    """Learned position encoding of a grid: the first half of the channels encodes the column, the second the row.
 
     Args:
         grid (tuple[int, int]): Rows h and columns w.
@@ -37,9 +37,10 @@ class LearnedPosition(nn.Module):
 
 
 class QueryDecoderLayer(nn.Module):
-    """The layer's own query attends to the memory, then to the output of the previous layer, post-norm.
+    """A learned query that attends to the memory, then to the output of the previous layer, post-norm.
 
-    There is no attention among queries, and no way past the query: the previous output only enters through attention.
+    There is no attention among queries. The previous output enters through attention only: it has no residual
+    connection.
 
     Args:
         num_tokens (int): Number L of tokens.
@@ -67,11 +68,13 @@ class QueryDecoderLayer(nn.Module):
         """Run the layer.
 
         Args:
-            output (torch.Tensor): Output of the previous layer ``(B, L, D)``, of the first one the memory.
+            output (torch.Tensor): Output of the previous layer ``(B, L, D)``; for the first layer the memory.
             memory (torch.Tensor): Output of the encoder ``(B, L, D)``.
             position (torch.Tensor): Position encoding ``(L, D)``.
-            memory_mask (torch.Tensor | None): Forbidden pairs ``(L, L)`` of the first attention. Defaults to ``None``.
-            output_mask (torch.Tensor | None): Those of the second one. Defaults to ``None``.
+            memory_mask (torch.Tensor | None): Forbidden pairs ``(L, L)`` of the attention to the memory. Defaults to
+                ``None``.
+            output_mask (torch.Tensor | None): Forbidden pairs ``(L, L)`` of the attention to the previous output.
+                Defaults to ``None``.
 
         Returns:
             torch.Tensor: ``(B, L, D)``.
@@ -94,12 +97,12 @@ class UniADTransformer(nn.Module):
         encoder_layers (int): Layers of the encoder.
         decoder_layers (int): Layers of the decoder.
         dropout (float): Dropout probability.
-        neighbor_mask_size (int): Side of the window that attention must not use, odd, 0 for none.
-        masked_attentions (Collection[MaskedAttention]): Where it must not: in the ``"encoder"``, in the attention of
-            decoder layers to the ``"memory"``, in their attention to the previous ``"output"``.
+        neighbor_mask_size (int): Side of the window that is masked in attention, odd, 0 for none.
+        masked_attentions (Collection[MaskedAttention]): Attentions that are masked: those in the ``"encoder"``, those
+            of decoder layers to the ``"memory"``, and those of decoder layers to the previous ``"output"``.
 
     Raises:
-        ValueError: If the width does not fit, the window leaves nothing to attend to, or an attention is unknown.
+        ValueError: If ``hidden_dim`` does not fit, the window leaves nothing to attend to, or an attention is unknown.
     """
 
     def __init__(

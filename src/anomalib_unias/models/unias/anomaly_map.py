@@ -1,4 +1,4 @@
-"""Anomaly map of UniAS: what the decoder could not reconstruct (right half of Fig. 3, Eq. 6)."""
+"""Anomaly map of UniAS from the errors of the reconstruction (right half of Fig. 3, Eq. 6)."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -14,19 +14,19 @@ from anomalib_unias.models.components import gaussian_blur, resize_map
 class AnomalyMapGenerator(nn.Module):
     """Multiply the cosine distances of all levels.
 
-    Each distance is resized to half the image size and smoothed, the deeper the level the less. Distances to prototypes
-    count by their geometric mean; their product with the others is smoothed once more.
+    Each distance is resized to half the image size and smoothed, deeper levels less. The geometric mean of the
+    distances to prototypes is one more factor; the product is then smoothed once more.
 
     Args:
         patch_sizes (Sequence[int]): Feature pixels of each reconstructed level per token, shallow to deep.
         image_size (tuple[int, int]): Height and width of the map.
-        blur (bool): Whether to smooth, as the published code does and the paper does not say.
+        blur (bool): Whether to smooth, as the published code does; the paper does not mention it.
             Defaults to ``True``.
-        weights (Sequence[float] | None): Exponent of the map of every level in the product, shallow to deep;
-            ``None`` for 1 as in the paper. Defaults to ``None``.
+        weights (Sequence[float] | None): Exponent of each level's map in the product, shallow to deep; ``None`` for 1
+            as in the paper. Defaults to ``None``.
 
     Raises:
-        ValueError: If there are not as many weights as levels, or one is negative.
+        ValueError: If the number of weights is not the number of levels, or one is negative.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class AnomalyMapGenerator(nn.Module):
             raise ValueError(msg)
         self.image_size = image_size
         self.product_size = (image_size[0] // 2, image_size[1] // 2)
-        # Patches of 1, 2, 4, 8 pixels get kernels of 3, 5, 7, 9, sigma a third of the kernel.
+        # Patches of 1, 2, 4, 8 pixels get kernels of 3, 5, 7, 9; sigma is a third of the kernel size.
         kernels = [1 + 2 * patch_size.bit_length() for patch_size in patch_sizes]
         self.smoothers = nn.ModuleList(
             gaussian_blur(kernel / 3, kernel, channels=1) if blur else nn.Identity() for kernel in kernels
         )
-        # That of PatchCore, 4 pixels of the image.
+        # The smoothing of PatchCore, sigma = 4 pixels of the image.
         self.prototype_smoother = gaussian_blur(2.0, 13, channels=1)
 
     def forward(
@@ -65,7 +65,8 @@ class AnomalyMapGenerator(nn.Module):
             distances (Sequence[torch.Tensor]): Distances to prototypes ``(B, 1, h, w)``, positive. Defaults to none.
 
         Returns:
-            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** sum of the weights]; with distances times their geometric mean.
+            torch.Tensor: ``(B, 1, H, W)``, in [0, 2 ** sum of the weights], times the geometric mean of the distances
+            if there are any.
         """
         maps = self.level_maps(targets, reconstructions)
         maps += [resize_map(distance, self.product_size) for distance in distances]

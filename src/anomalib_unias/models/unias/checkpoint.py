@@ -1,4 +1,4 @@
-"""Checkpoints of UniAS that are opened at another image size."""
+"""Loading checkpoints of UniAS at another image size."""
 
 import torch
 
@@ -10,7 +10,7 @@ _TABLES = ("model.decoder.query.queries", "model.decoder.query_position")
 def resize_positions(
     state_dict: dict[str, torch.Tensor], old_grid: tuple[int, int], new_grid: tuple[int, int], channel_branch: bool
 ) -> None:
-    """Interpolate what is learned per position to another token grid, in place.
+    """Interpolate the parameters learned per position to another token grid, in place.
 
     Args:
         state_dict (dict[str, torch.Tensor]): State dict of a UniAS module.
@@ -19,8 +19,8 @@ def resize_positions(
         channel_branch (bool): Whether the model attends between channels.
 
     Raises:
-        ArchitectureMismatchError: If the model attends between channels, whose layers are as wide as the grid
-            has positions: they have no meaning on another grid.
+        ArchitectureMismatchError: If the model attends between channels and the number of tokens differs: the layers
+            of the channel branch are as wide as the number of tokens.
     """
     if channel_branch and old_grid[0] * old_grid[1] != new_grid[0] * new_grid[1]:
         msg = (

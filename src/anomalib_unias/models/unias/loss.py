@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-# Square of the smallest length of a feature vector, that of torch.nn.functional.cosine_similarity.
+# Square of the smallest length of a feature vector, as in torch.nn.functional.cosine_similarity.
 _EPSILON = 1e-16
 
 
@@ -21,10 +21,10 @@ def reconstruction_errors(target: torch.Tensor, reconstruction: torch.Tensor) ->
         tuple[torch.Tensor, torch.Tensor]: Mean squared error over all elements, and mean cosine distance in
         [0, 2] over all pixels.
     """
-    # Both from three sums over the channels: a quarter of the time of mse_loss and cosine_similarity.
+    # Both are computed from three sums over the channels, in a quarter of the time of mse_loss and cosine_similarity.
     target_square = (target * target).sum(dim=1)
     product = (target * reconstruction).sum(dim=1)
-    # One gradient of the size of the features instead of two: a product gives one to each of its factors.
+    # A product has one gradient, of the size of the features, for each factor: this needs only one of the two.
     half = (reconstruction.detach() * reconstruction).sum(dim=1)
     reconstruction_square = 2 * half - half.detach()
     squared = (target_square - 2 * product + reconstruction_square).mean() / target.shape[1]
@@ -38,8 +38,8 @@ class UniASLoss(nn.Module):
     This is the loss that the paper states; the published code adds the cosine *similarity* by mistake.
 
     Args:
-        flatten_cosine (bool): Take one cosine per image and level, over channels and pixels together, instead
-            of one per pixel. Defaults to ``False``.
+        flatten_cosine (bool): Use one cosine per image and level, over channels and pixels together, instead of one
+            per pixel. Defaults to ``False``.
     """
 
     def __init__(self, flatten_cosine: bool = False) -> None:

@@ -14,8 +14,8 @@ _BACKBONE = "backbone."
 _B4_STAGE_DEPTHS = (2, 4, 4, 6, 6, 8, 2)
 _LAST_STEP = 3
 
-# Beginnings of published names and what they become; `<i>` is a level counted from the shallowest, `<s>` a
-# decoder step. The published steps count from the deepest level, the ones here from the shallowest.
+# Prefixes of published names -> prefixes here; `<i>` is a level counted from the shallowest, `<s>` a decoder step.
+# The published steps count from the deepest level, the ones here from the shallowest.
 _PREFIXES = {
     "pixel_decoder.input_proj": "pixel_decoder.input_projection",
     "pixel_decoder.transformer.encoder.layers.<n>.self_attn": "pixel_decoder.encoder.<n>.self_attention.attention",
@@ -66,7 +66,7 @@ _LEVEL_EMBEDDING = "predictor.level_embed_src.weight"
 
 
 class PublishedCheckpointError(ValueError):
-    """A checkpoint that is not one of the published code, or that does not fit the model."""
+    """A checkpoint that was not written by the published code, or that does not fit the model."""
 
 
 def decoder_keys(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -141,8 +141,8 @@ def load_published_checkpoint(model: nn.Module, path: str | Path, backbone_requi
     Args:
         model (nn.Module): Model with the architecture of the paper (``tf_efficientnet_b4``, all defaults).
         path (str | Path): See :func:`convert_published_checkpoint`.
-        backbone_required (bool): Whether a checkpoint without a backbone is an error; else the model keeps
-            its own. Defaults to ``False``.
+        backbone_required (bool): Whether a checkpoint without a backbone is an error; otherwise the model keeps its
+            own backbone. Defaults to ``False``.
 
     Raises:
         PublishedCheckpointError: If parameters are missing, unknown or of another shape; all are listed.
@@ -171,9 +171,9 @@ def save_as_lightning_checkpoint(published: str | Path, output: str | Path) -> N
         output (str | Path): File to write.
 
     Raises:
-        PublishedCheckpointError: If the checkpoint has not the architecture of the paper, or no backbone.
+        PublishedCheckpointError: If the checkpoint does not have the architecture of the paper, or has no backbone.
     """
-    # Imported here: the Lightning module needs what stands above, not the other way round.
+    # Imported here so that the functions above do not need Lightning.
     from lightning.pytorch import Trainer
 
     from .lightning_model import UniAS
@@ -205,7 +205,7 @@ def _rename(name: str) -> str | None:
         for placeholder, value in groups.items():
             target = target.replace(f"<{placeholder}>", value)
         rest = groups["rest"]
-        # The published 3x3 stacks of one convolution are that convolution, here a stack of one.
+        # The published "stack" of a single 3x3 convolution is the convolution itself; here it is a stack of one.
         if pattern.endswith("conv<b>") and groups["b"] == "1":
             rest = f"0.{rest}"
         return f"{target}.{rest}"

@@ -1,4 +1,4 @@
-"""What a model takes from statistics of training images before its first step."""
+"""Scales, prototypes and initial weights that a model takes from training images before its first step."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ _COMPONENT_BATCHES = 8
 
 
 def learn_statistics(module: "UniAS") -> None:
-    """Scale the features, choose prototypes, and start from principal components, each of them once.
+    """Fit the feature scales, choose prototypes, and initialise with principal components, each of them once.
 
     Args:
-        module (UniAS): At the start of its training; in place.
+        module (UniAS): A model at the start of its training; changed in place.
     """
     scaler, prototypes, trainer = module.model.scaler, module.model.prototypes, module.trainer
     scales = scaler is not None and not scaler.fitted
@@ -30,7 +30,7 @@ def learn_statistics(module: "UniAS") -> None:
         return
     loader: Any = trainer.train_dataloader or ()
     sums = [torch.zeros(count, device=module.device) for count in module.model.backbone.channels]
-    batches, examples, places = 0, [], []
+    batches, examples, patches = 0, [], []
     with torch.random.fork_rng(), torch.no_grad():
         for batch in islice(loader, None if chooses else _SCALING_BATCHES):
             features = module.stored_features(batch) or module.frozen_features(batch.image)
@@ -40,19 +40,19 @@ def learn_statistics(module: "UniAS") -> None:
                 examples.append(features)
             if prototypes is not None and chooses:
                 images = len(loader) * len(features[0]) * trainer.world_size
-                places.append([view.cpu() for view in prototypes.sample(features, images)])
+                patches.append([view.cpu() for view in prototypes.sample(features, images)])
             batches += 1
         if scaler is not None and scales:
             means = (trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
             scaler.fit([torch.as_tensor(mean) for mean in means])
         if prototypes is not None and chooses:
-            views = (torch.cat(view) for view in zip(*places, strict=True))
+            views = (torch.cat(view) for view in zip(*patches, strict=True))
             prototypes.fit([torch.cat(of_all_processes(view)).to(module.device) for view in views])
-            # Each process has drawn another first one.
+            # Each process has started the selection from a different patch.
             prototypes.load_state_dict(trainer.strategy.broadcast(prototypes.state_dict()))
         if starts:
             inputs, targets = module.model.decoder_inputs([torch.cat(level) for level in zip(*examples, strict=True)])
             start_from_principal_components(module.model.decoder, inputs, targets)
-            # Every process has seen other images.
+            # Each process has seen different images.
             state = trainer.strategy.broadcast(module.model.decoder.state_dict())
             module.model.decoder.load_state_dict(state)

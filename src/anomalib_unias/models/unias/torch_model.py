@@ -21,7 +21,7 @@ _EQUALITY: dict[str, float | None] = {"none": None, "level": 0.0, "balanced": 0.
 
 
 class UniASModel(nn.Module):
-    """Reconstruct the features of a frozen network; what cannot be reconstructed is anomalous.
+    """Reconstruct the features of a frozen network; features that are reconstructed poorly are anomalous.
 
     Args:
         image_size (tuple[int, int]): Height and width of the input, divisible by the largest stride.
@@ -34,15 +34,15 @@ class UniASModel(nn.Module):
         num_heads (int): Attention heads. Defaults to ``4``.
         feedforward_dim (int): Hidden width of feed-forward layers. Defaults to ``2048``.
         encoder_layers (int): Transformer encoder layers of the pixel decoder. Defaults to ``3``.
-        pixel_decoder_fusion (bool): Whether the pixel decoder is a feature pyramid as in the published code,
-            which is most of the cost of a narrow model, or leaves all levels but the deepest as they are, as
-            in the text of the paper. Defaults to ``True``.
+        pixel_decoder_fusion (bool): Whether the pixel decoder is a feature pyramid as in the published code, which is
+            most of the cost of a narrow model. Without it, all levels but the deepest are left unchanged, as in the
+            text of the paper. Defaults to ``True``.
         dropout (float): Dropout in the transformer layers. Defaults to ``0.1``.
         sample_aware_query (bool): Whether the query is re-weighted by the image. Defaults to ``True``.
-        local_block (LocalBlock): ``"mgg"`` full, ``"light"`` at a tenth of the cost, ``"ungated"``, one
-            ``"conv"``, or ``"none"``. Defaults to ``"mgg"``.
-        channel_branch (bool): Whether steps also attend between channels. Defaults to ``True``.
-        neighbor_mask_size (int): Side of the window that spatial attention must not use, odd, 0 for none.
+        local_block (LocalBlock): ``"mgg"`` the full block, ``"light"`` one at a tenth of the cost, ``"ungated"`` the
+            full block without its gates, ``"conv"`` one 3x3 convolution, or ``"none"``. Defaults to ``"mgg"``.
+        channel_branch (bool): Whether decoder steps also attend between channels. Defaults to ``True``.
+        neighbor_mask_size (int): Side of the window that is masked in spatial attention, odd, 0 for none.
             Defaults to ``7``.
         jitter_scale (float): Strength of the feature jitter in training. Defaults to ``20.0``.
         jitter_probability (float): Probability of jitter for each level of a batch. Defaults to ``0.5``.
@@ -50,12 +50,11 @@ class UniASModel(nn.Module):
             the paper. Defaults to ``"resize"``.
         blur_maps (bool): Whether the maps of the levels are smoothed. Defaults to ``True``.
         feature_scaling (FeatureScaling): ``"none"`` as in the paper, ``"level"`` scales each level to unit mean
-            square, ``"channel"`` each channel, ``"balanced"`` goes half the way between the two.
-            Defaults to ``"balanced"``.
-        level_weights (Sequence[float] | None): Exponents of the maps of the levels in their product, shallow to
-            deep; ``None`` for 1 as in the paper. Defaults to ``None``.
-        prototypes (int): Number of prototypes of normal features in each of some views; the geometric mean of the
-            distances to them is multiplied into the map, see :class:`NormalPrototypes`; 0 for none as in the paper.
+            square, ``"channel"`` each channel, ``"balanced"`` is halfway between the two. Defaults to ``"balanced"``.
+        level_weights (Sequence[float] | None): Exponents of the levels' maps in their product, shallow to deep;
+            ``None`` for 1 as in the paper. Defaults to ``None``.
+        prototypes (int): Number of prototypes of normal features in each view; the geometric mean of the distances to
+            them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none as in the paper.
             Defaults to ``0``.
         image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
             ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
@@ -67,7 +66,7 @@ class UniASModel(nn.Module):
     """
 
     FEATURES = ""
-    """What tells kept features from those of other models with the same backbone."""
+    """Part of the cache key that distinguishes these features from other models' with the same backbone."""
 
     def __init__(
         self,
@@ -160,7 +159,7 @@ class UniASModel(nn.Module):
         return InferenceBatch(pred_score=score_of_map(anomaly_map, self.image_score), anomaly_map=anomaly_map)
 
     def extract(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Features that are reconstructed, and that may be kept for the training.
+        """Compute the features to reconstruct, which can be cached for training.
 
         Args:
             images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
@@ -171,7 +170,7 @@ class UniASModel(nn.Module):
         return self.backbone(images)
 
     def unflatten(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Take the features of images apart that were put into one row per image.
+        """Bring features that are stored as one row per image back to their shapes.
 
         Args:
             rows (torch.Tensor): ``(B, N)``, of any precision.
@@ -202,8 +201,8 @@ class UniASModel(nn.Module):
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
 
         Returns:
-            tuple[list[torch.Tensor], list[torch.Tensor]]: What the decoder sees ``(B, 2 C_l, H_l, W_l)`` and what
-            it is to reconstruct ``(B, C_l, H_l, W_l)``, all levels.
+            tuple[list[torch.Tensor], list[torch.Tensor]]: Decoder inputs ``(B, 2 C_l, H_l, W_l)`` and reconstruction
+            targets ``(B, C_l, H_l, W_l)``, all levels.
         """
         if self.scaler is not None:
             features = self.scaler(features)

@@ -31,11 +31,11 @@ class _AttentionBranch(nn.Module):
 
 
 class DualAttentionBlock(nn.Module):
-    """Attention between positions, and beside it attention between channels; their outputs are added.
+    """Attention between positions and, in parallel, attention between channels; their outputs are added.
 
     Args:
         dim (int): Length D of a token.
-        num_tokens (int): Number L of tokens, the length of a channel seen as a token.
+        num_tokens (int): Number L of tokens, which is the token length of the channel branch.
         num_heads (int): Number of attention heads. The channel branch takes the largest number up to this
             that divides L.
         feedforward_dim (int): Hidden width of the feed-forward layers.
@@ -74,7 +74,7 @@ class DualAttentionBlock(nn.Module):
             memory (torch.Tensor): Patches of a level ``(B, L, D)``.
             memory_position (torch.Tensor): Position encoding of the memory ``(L, D)``.
             query_position (torch.Tensor): Learned positions of the queries ``(L, D)``.
-            mask (torch.Tensor | None): Forbidden pairs ``(L, L)``, spatial branch only.
+            mask (torch.Tensor | None): Forbidden pairs ``(L, L)``, bool, ``True`` = forbidden; spatial branch only.
 
         Returns:
             torch.Tensor: ``(B, L, D)``.

@@ -1,4 +1,4 @@
-"""Linear convolutions in sequence, composed to one."""
+"""Consecutive linear convolutions, composed into one."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,28 +9,28 @@ from torch.nn.functional import conv2d, fold
 
 
 def compose_kernels(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Kernel that does what two convolutions of stride 1 do one after the other, on an unbounded image.
+    """Compose two consecutive convolutions of stride 1 into one kernel; exact on an unbounded image.
 
     Args:
-        first (torch.Tensor): ``(M, I, a, a)``.
-        second (torch.Tensor): ``(O, M, b, b)``.
+        first (torch.Tensor): Kernel that is applied first, ``(M, I, a, a)``.
+        second (torch.Tensor): Kernel that is applied to its result, ``(O, M, b, b)``.
 
     Returns:
         torch.Tensor: ``(O, I, a + b - 1, a + b - 1)``.
     """
     size = second.shape[-1]
-    # All products of two taps, then those that belong to the same place are added: no product with the zeros around.
+    # All products of two taps, then those at the same position are added: no products with the zeros of the padding.
     products = second.permute(0, 2, 3, 1).flatten(0, 2) @ first.flatten(1)
     products = products.unflatten(0, (-1, size * size)).mT
     return fold(products, output_size=first.shape[-1] + size - 1, kernel_size=first.shape[-1])
 
 
 class ComposedModule(nn.Module, ABC):
-    """A module that computes with kernels made of its parameters.
+    """A module that computes with kernels composed from its parameters.
 
-    In training they are made in every forward. In eval mode without gradients they are made once and kept until a
-    parameter changes; graphs that are compiled or exported get those of the last ``eval()`` as constants. They are
-    neither saved nor copied.
+    In training, every forward pass composes the kernels. In eval mode without gradients they are composed once and
+    kept until a parameter changes; compiled or exported graphs contain the kernels of the last ``eval()`` as
+    constants. The kernels are neither saved nor copied.
     """
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ class ComposedModule(nn.Module, ABC):
 
     @abstractmethod
     def compose(self) -> tuple[torch.Tensor, ...]:
-        """Make the kernels.
+        """Compose the kernels.
 
         Returns:
             tuple[torch.Tensor, ...]: The kernels.
         """
 
     def composed(self) -> tuple[torch.Tensor, ...]:
-        """Make the kernels, or take those made before.
+        """Compose the kernels, or return the kept ones.
 
         Returns:
             tuple[torch.Tensor, ...]: The kernels.
@@ -60,13 +60,13 @@ class ComposedModule(nn.Module, ABC):
         return tuple(self._buffers[name] for name in self._kept)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> "ComposedModule":
-        """Set the mode; the kernels are made for eval mode."""
+        """Set the mode; eval mode composes the kernels."""
         super().train(mode)
         if not mode:
             self._keep()
         return self
 
-    # Lightning sets eval mode in inference mode; a model with inference tensors could not be exported afterwards.
+    # Lightning calls eval() in inference mode; a model with inference tensors could not be exported afterwards.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _keep(self) -> None:
@@ -86,7 +86,7 @@ class ComposedModule(nn.Module, ABC):
 
 
 def convolve_resized(image: torch.Tensor, kernel: torch.Tensor, resize: list[torch.Tensor]) -> torch.Tensor:
-    """Convolve a resized image, zero outside, without making it.
+    """Convolve a resized image with zero padding, without computing the resized image.
 
     All taps of the kernel are applied to the small image; the results are resized, shifted and added, which is
     one matrix product for the rows and one for the columns.
@@ -127,13 +127,13 @@ def spread_border(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def convolve_resized_rows(
     rows: torch.Tensor, kernel: torch.Tensor, resize: torch.Tensor, beyond: int = 0
 ) -> torch.Tensor:
-    """Convolve some rows, resized along their length and zero outside, to one row without making them.
+    """Convolve some rows, resized along their length and zero-padded, to one row, without computing the resized rows.
 
     Args:
         rows (torch.Tensor): ``(B, D, r, w)``.
         kernel (torch.Tensor): ``(C, D, r, k)``, k odd.
         resize (torch.Tensor): Matrix ``(W, w)``, see ``bilinear_matrix``.
-        beyond (int): Number of results wanted beyond each end of the rows. Defaults to ``0``.
+        beyond (int): Number of additional results beyond each end of the rows. Defaults to ``0``.
 
     Returns:
         torch.Tensor: ``(B, C, 1, W + 2 beyond)``.
@@ -144,7 +144,7 @@ def convolve_resized_rows(
 
 
 def _shifted(matrix: torch.Tensor, taps: int, beyond: int = 0) -> torch.Tensor:
-    """Resizing matrix for every tap of a kernel side by side: ``(large + 2 beyond, taps * small)``, zero outside."""
+    """Resizing matrices of all taps of a kernel, side by side: ``(large + 2 beyond, taps * small)``, zero-padded."""
     reach = taps // 2 + beyond
     padded = nn.functional.pad(matrix, (0, 0, reach, reach))
     size = len(matrix) + 2 * beyond

@@ -29,7 +29,7 @@ class _DecoderStep(nn.Module):
 
 
 class UniASDecoder(nn.Module):
-    """Reconstruct the features of every level from a query that only knows what is normal.
+    """Reconstruct the features of every level from a query that is learned from normal images only.
 
     Args:
         channels (Sequence[int]): Channels C of each level of the pyramid, shallow to deep.
@@ -45,11 +45,12 @@ class UniASDecoder(nn.Module):
         sample_aware_query (bool): Whether the query is re-weighted by the image.
         local_block (LocalBlock): Local block of a step, see :func:`build_local_block`.
         channel_branch (bool): Whether a step also attends between channels.
-        neighbor_mask_size (int): Side of the window that spatial attention must not use, 0 for none.
-        reconstruction_head (ReconstructionHead): ``"resize"`` as in the code, ``"transposed"`` as in the paper.
+        neighbor_mask_size (int): Side of the window that is masked in spatial attention, odd, 0 for none.
+        reconstruction_head (ReconstructionHead): ``"resize"`` as in the published code, ``"transposed"`` as in the
+            paper.
 
     Raises:
-        ValueError: If the width does not fit, or an option is unknown.
+        ValueError: If ``hidden_dim`` does not fit, or an option is unknown.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class UniASDecoder(nn.Module):
         return tokens.mT.reshape(tokens.shape[0], tokens.shape[2], *self.grid)
 
     def _initialise(self) -> None:
-        """Initialise as the published code does; what is not named here keeps PyTorch's default."""
+        """Initialise as the published code does; all other parameters keep PyTorch's default."""
         attended = [self.pixel_decoder.encoder, *(step.attention for step in self._steps())]
         blocks = (MultiGranularityBlock, LightMultiGranularityBlock)
         mixed: list[nn.Module] = [module for module in self.modules() if isinstance(module, blocks)]

@@ -1,4 +1,4 @@
-"""What happens to the features of the frozen network before the decoder sees them."""
+"""Scaling and filtering of the frozen network's features, before the decoder."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from anomalib_unias.models.components import gaussian_blur
 
 
 class FeatureScaler(nn.Module):
-    """Bring every level to unit mean square over the training images.
+    """Scale every level to unit mean square over the training images.
 
-    Without it the shallow levels of some backbones are so large that the squared error of the loss
-    hides its cosine term. Not part of the paper. Does nothing until it is fitted.
+    Without it, the shallow levels of some backbones are so large that the squared error dominates the cosine term of
+    the loss. Not part of the paper. Does nothing until it is fitted.
 
     Args:
         channels (Sequence[int]): Channels of each level.
-        equality (float): How far the channels of a level are brought to the same size: 0 keeps their
-            proportions, 1 makes them equal. Defaults to ``1.0``.
+        equality (float): How far the channels of a level are equalised, in [0, 1]: 0 keeps their proportions, 1 makes
+            them equal. Defaults to ``1.0``.
     """
 
     def __init__(self, channels: Sequence[int], equality: float = 1.0) -> None:
@@ -42,13 +42,13 @@ class FeatureScaler(nn.Module):
 
     @torch.no_grad()
     def fit(self, mean_squares: Sequence[torch.Tensor]) -> None:
-        """Take the scales from the mean square of every channel.
+        """Compute the scales from the mean square of every channel.
 
         Args:
             mean_squares (Sequence[torch.Tensor]): ``(C_l,)`` for each level, mean over images and pixels.
         """
         for index, mean_square in enumerate(mean_squares):
-            # A dead channel must not be blown up: its scale is bounded by that of its level.
+            # A dead channel must not be amplified: its scale is bounded by that of its level.
             bounded = mean_square.clamp_min(1e-4 * mean_square.mean()).clamp_min(1e-12)
             scale = bounded ** (-self.equality / 2)
             getattr(self, f"scale_{index}").copy_(scale / (bounded * scale.square()).mean().sqrt())
@@ -69,7 +69,7 @@ class FeatureFilter(nn.Module):
         self.blurs = nn.ModuleList(gaussian_blur(1.0, 3, count) for count in channels)
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Split every level into what is reconstructed and what the decoder sees.
+        """Compute decoder inputs and reconstruction targets of every level.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level.

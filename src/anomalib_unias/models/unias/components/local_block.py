@@ -11,8 +11,8 @@ LocalBlock = Literal["mgg", "light", "ungated", "conv", "none"]
 class _Gate(nn.GELU):
     """GELU that does not underflow.
 
-    As training goes on, some inputs become so negative that GELU and its gradient are denormal numbers, with
-    which a CPU computes many times slower. Cut at -8 in training, the result differs by less than 1e-14.
+    During training, some inputs become so negative that GELU and its gradient are denormal numbers, which slow a CPU
+    down many times. Inputs are therefore clamped at -8 in training; the result differs by less than 1e-14.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -22,7 +22,7 @@ class _Gate(nn.GELU):
 class MultiGranularityBlock(nn.Module):
     """MGG-CNN: a 1x1 convolution and stacks of one, two and three 3x3 convolutions, gated and added (Eq. 5).
 
-    The stacks are those of the prose and of the published code; the exponent in Eq. 5 is off by one.
+    The stacks are those of the paper's text and of the published code; the exponent in Eq. 5 is off by one.
 
     Args:
         in_channels (int): Channels of the input.
@@ -62,8 +62,8 @@ class MultiGranularityBlock(nn.Module):
 class LightMultiGranularityBlock(nn.Module):
     """MGG-CNN at a tenth of the cost: one narrow chain of 3x3 convolutions gives all granularities.
 
-    The chain has a third of the channels; what comes out of its first, second and third convolution sees 3x3,
-    5x5 and 7x7 positions as the three stacks of :class:`MultiGranularityBlock` do, and is widened and gated.
+    The chain has a third of the channels. Its first, second and third convolution have receptive fields of 3x3, 5x5
+    and 7x7 positions, as the three stacks of :class:`MultiGranularityBlock`; each output is widened and gated.
     Not part of the paper.
 
     Args:

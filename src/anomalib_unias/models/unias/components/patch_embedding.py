@@ -12,7 +12,7 @@ from .composition import ComposedModule
 class PatchEmbedding(ComposedModule):
     """Patches of a map as tokens, plus the learned embedding of the level (Eq. 3).
 
-    Two linear maps in sequence, computed as one.
+    Two consecutive linear maps, computed as one.
 
     Args:
         in_channels (int): Channels of the map.
@@ -43,7 +43,7 @@ class PatchEmbedding(ComposedModule):
         return conv2d(feature, kernel, bias, stride=kernel.shape[-1]).flatten(2).mT
 
     def plain(self, feature: torch.Tensor) -> torch.Tensor:
-        """Embed a map in the order of the text.
+        """Embed a map step by step, without composed kernels.
 
         Args:
             feature (torch.Tensor): ``(B, in_channels, h * patch_size, w * patch_size)``.
@@ -54,7 +54,7 @@ class PatchEmbedding(ComposedModule):
         return self.projection(self.embedding(feature)).flatten(2).mT + self.level
 
     def compose(self) -> tuple[torch.Tensor, ...]:
-        """Compose embedding, projection and embedding of the level.
+        """Compose patch embedding, projection and level embedding.
 
         Returns:
             tuple[torch.Tensor, ...]: Kernel ``(D, in_channels, patch_size, patch_size)`` and bias ``(D,)``.

@@ -10,7 +10,7 @@ from anomalib_unias.models.components import TransformerEncoderLayer
 
 from .split_convolution import convolve_doubled, convolve_normalized
 
-# Smoothing apart pays if the lateral map has at most a quarter of the channels.
+# Separate smoothing is cheaper if the lateral map has at most a quarter of the channels.
 _NARROW = 4
 
 
@@ -22,8 +22,8 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 class FusionLevel(nn.Module):
     """Add a lateral map to the resized deeper map and smooth the sum.
 
-    Smoothing is linear, so that both can be smoothed apart, with fewer multiplications, if the lateral map has few
-    channels.
+    Smoothing is linear, so both maps can be smoothed separately, which takes fewer multiplications if the lateral map
+    has few channels.
 
     Args:
         in_channels (int): Channels of the level.
@@ -54,13 +54,13 @@ class FusionLevel(nn.Module):
         return self.output_norm(lateral + convolve_doubled(deeper, kernel)).relu()
 
     def plain(self, level: torch.Tensor, deeper: torch.Tensor) -> torch.Tensor:
-        """Merge two maps in the order of the text; arguments and result as of :meth:`forward`."""
+        """Merge two maps first, then smooth; arguments and result as in :meth:`forward`."""
         lateral = self.lateral_norm(self.lateral(level))
         merged = lateral + interpolate(deeper, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return self.output_norm(self.output(merged)).relu()
 
     def _pays(self, level: torch.Tensor, deeper: torch.Tensor) -> bool:
-        """Whether to smooth apart: fewer multiplications, and enough digits for a covariance."""
+        """Whether to smooth separately: fewer multiplications, and enough precision for a covariance."""
         doubled = all(large == 2 * small for large, small in zip(level.shape[-2:], deeper.shape[-2:], strict=True))
         narrow = _NARROW * level.shape[1] <= deeper.shape[1]
         precise = torch.finfo(level.dtype).bits >= 32 and not torch.is_autocast_enabled(level.device.type)
@@ -77,9 +77,8 @@ class PixelDecoder(nn.Module):
         num_heads (int): Number of attention heads.
         feedforward_dim (int): Hidden width of the feed-forward layers.
         dropout (float): Dropout probability.
-        fusion (bool): Whether the other levels get that context, which brings them to D channels as well. It
-            is most of the cost. Without it they are returned as they are, as in the text of the paper.
-            Defaults to ``True``.
+        fusion (bool): Whether the other levels get that context, which also brings them to D channels. This is most
+            of the cost. Without it they are returned unchanged, as in the text of the paper. Defaults to ``True``.
 
     Attributes:
         out_channels (list[int]): Channels of each output, shallow to deep.

@@ -1,4 +1,4 @@
-"""A start from the principal components of the training features instead of from random weights."""
+"""Initialisation with the principal components of the training features instead of random weights."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -11,9 +11,9 @@ from .decoder import UniASDecoder
 from .patch_embedding import PatchEmbedding
 from .reconstruction import TransposedHead
 
-# How much of the standard deviation of a component one unit of the decoder state stands for at the start.
+# Share of a component's standard deviation that one unit of the decoder state stands for at the start.
 _HEAD_SCALE = 0.3
-# A component with less than this share of the largest standard deviation is noise and not blown up.
+# Components with less than this share of the largest standard deviation are noise and are not amplified.
 _SMALLEST_SHARE = 1e-3
 
 
@@ -21,18 +21,18 @@ _SMALLEST_SHARE = 1e-3
 def start_from_principal_components(
     decoder: UniASDecoder, inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
 ) -> None:
-    """Let patch embeddings whiten the patches of their level, and heads draw the patches of theirs.
+    """Initialise patch embeddings and transposed heads with the principal components of their patches.
 
-    The first outputs of a patch embedding become the principal components of the patches, with unit variance; the
+    The first outputs of a patch embedding become the principal components of the patches, with unit variance. The
     hidden channels of a transposed head stand for the principal components of what it reconstructs, and its bias for
-    their mean. The decoder then only learns how the two belong together. Embeddings of single pixels and heads that
-    resize keep their random weights. Not part of the paper.
+    their mean. The decoder then only has to learn the mapping from one to the other. Embeddings of single pixels and
+    resize heads keep their random weights. Not part of the paper.
 
     Args:
         decoder (UniASDecoder): Changed in place.
         inputs (Sequence[torch.Tensor]): Filtered features of some training images ``(N, 2 C_l, H_l, W_l)``, all
             levels, shallow to deep.
-        targets (Sequence[torch.Tensor]): What is to be reconstructed ``(N, C_l, H_l, W_l)``.
+        targets (Sequence[torch.Tensor]): Reconstruction targets ``(N, C_l, H_l, W_l)``, all levels, shallow to deep.
     """
     for index, step, head in zip(decoder.reconstructed, decoder.steps, decoder.heads, strict=True):
         embedding = cast("PatchEmbedding", step.patch_embedding).embedding
@@ -51,7 +51,7 @@ def start_from_principal_components(
 def _principal_components(
     images: torch.Tensor, layer: nn.Conv2d | nn.ConvTranspose2d
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean ``(F,)``, components ``(k, F)`` and standard deviations ``(k,)`` of the patches that a layer sees."""
+    """Mean ``(F,)``, components ``(k, F)`` and standard deviations ``(k,)`` of the patches of a layer."""
     patches = unfold(images, layer.kernel_size, stride=layer.stride).mT.flatten(0, 1)
     mean = patches.mean(dim=0)
     count = min(layer.weight.shape[0], *patches.shape)

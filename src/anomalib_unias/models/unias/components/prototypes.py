@@ -1,4 +1,4 @@
-"""What normal places look like: prototypes of the features of the frozen network."""
+"""Prototypes of normal patches, in the features of the frozen network."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -11,34 +11,35 @@ from torch.nn.functional import avg_pool2d, interpolate, linear, normalize
 
 _POOL = 60_000
 _AT_ONCE = 500
-# Levels with more pixels than this to one of the deepest, along a side, are not compared by themselves.
+# A level with more pixels than this per pixel of the deepest level, along a side, has no view of its own.
 _FINEST = 4
-# Square of the smallest length of a feature vector, that of torch.nn.functional.normalize.
+# Square of the smallest length of a feature vector, as in torch.nn.functional.normalize.
 _SMALLEST_SQUARE = 1e-24
-# Smallest usual distance, as a share of the spread of all places: of few places all are prototypes, or like one.
+# Smallest usual distance, as a share of the spread of all patches: if there are few, all are near a prototype.
 _SMALLEST_USUAL = 1e-3
-# Smallest distance, as a share of a usual one: a place that is a prototype does not erase what others see.
+# Smallest distance, as a share of the usual one: a zero would cancel the distances of the other views.
 _SMALLEST_DISTANCE = 1e-2
 
 
 class NormalPrototypes(nn.Module):
-    """Distances of every place of an image to the nearest prototypes of normal places, seen in several ways.
+    """Distance of every patch of an image to the nearest normal prototype, in several views.
 
-    A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and err in other places.
-    The idea is that of PatchCore (Roth et al., CVPR 2022), whose patches are the ``deep`` view here. Defects differ in
-    what shows them: the other views are all levels by direction, the finest level by itself and the deepest by itself.
-    Their number is fixed, whatever the number of images. Not part of the UniAS paper.
+    A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and make different
+    errors. The idea is from PatchCore (Roth et al., CVPR 2022), whose patches are the ``deep`` view here. Different
+    defects show in different features, so there are three more views: the directions of all levels, the finest level
+    alone and the deepest level alone. The number of prototypes does not depend on the number of images. Not part of
+    the UniAS paper.
 
     Args:
         channels (Sequence[int]): Channels of each level, shallow to deep.
         strides (Sequence[int]): Image pixels per feature pixel of each level.
-        count (int): Prototypes of a view; fewer of the finest level, so that it costs no more: divided by the number of
-            its pixels to one of the deepest level, along a side.
+        count (int): Prototypes per view. The ``finest`` view has fewer, so that it costs no more: ``count`` divided by
+            the number of its pixels per pixel of the deepest level, along a side.
 
     Attributes:
         views: :class:`PrototypeView` by name: ``all``, ``deep`` (the two deepest levels), ``finest`` (the first level
-            with at most four pixels to one of the deepest, along a side) and ``deepest``. With fewer than three levels
-            those that would repeat another one are left out.
+            with at most four pixels per pixel of the deepest, along a side) and ``deepest``. With fewer than three
+            levels, views that would repeat another one are left out.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], count: int) -> None:
@@ -62,16 +63,17 @@ class NormalPrototypes(nn.Module):
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
 
         Returns:
-            list[torch.Tensor]: ``(B, 1, h, w)`` for each view, at least 0.01, 1 being usual for a normal place.
+            list[torch.Tensor]: ``(B, 1, h, w)`` for each view, at least 0.01; 1 is the usual distance of a normal
+            patch.
         """
         return [view(features) for view in self._views()]
 
     def sample(self, features: Sequence[torch.Tensor], images: int) -> list[torch.Tensor]:
-        """Draw some places of some images.
+        """Draw random patches from a batch of images.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
-            images (int): Number of images that are drawn from in all.
+            images (int): Total number of images that patches are drawn from.
 
         Returns:
             list[torch.Tensor]: Descriptors ``(n, C)`` for each view.
@@ -79,10 +81,10 @@ class NormalPrototypes(nn.Module):
         return [view.sample(features, images) for view in self._views()]
 
     def fit(self, places: Sequence[torch.Tensor]) -> None:
-        """Choose the prototypes so that no normal place is far from all of them.
+        """Choose the prototypes so that no normal patch is far from all of them.
 
         Args:
-            places (Sequence[torch.Tensor]): Descriptors of normal places ``(n, C)`` for each view.
+            places (Sequence[torch.Tensor]): Descriptors of normal patches ``(n, C)`` for each view.
         """
         for view, described in zip(self._views(), places, strict=True):
             view.fit(described)
@@ -97,22 +99,23 @@ class NormalPrototypes(nn.Module):
 
 
 class PrototypeView(nn.Module):
-    """Distance of every place to the nearest prototype, as some levels show it.
+    """Distance of every patch to the nearest prototype, in the features of some levels.
 
-    The descriptor of a place are the features of the levels, averaged over neighbours, side by side, in principal
-    components. By direction, levels count the same, as in the anomaly map of UniAS; else the components are whitened
-    half the way, so that the largest do not drown the others.
+    The descriptor of a patch concatenates the features of these levels, averaged over neighbours, and is projected to
+    principal components. By direction, all levels have the same weight, as in the anomaly map of UniAS. Otherwise the
+    components are whitened halfway, so that the largest do not hide the others.
 
-    Until it is fitted there is one prototype, zero.
+    Until it is fitted, all prototypes are zero.
 
     Args:
         channels (Sequence[int]): Channels of each level, shallow to deep.
         strides (Sequence[int]): Image pixels per feature pixel of each level.
-        levels (Sequence[int]): Indices of the levels that are seen.
-        grid_stride (int): Image pixels per place.
+        levels (Sequence[int]): Indices of the levels that are used.
+        grid_stride (int): Image pixels per patch, along each side.
         count (int): Number of prototypes.
-        length (int): Largest number of principal components.
-        by_direction (bool): Whether the length of a level's feature vector is left out. Defaults to ``False``.
+        length (int): Maximum number of principal components.
+        by_direction (bool): Whether feature vectors are normalised to the same length, level by level. Defaults to
+            ``False``.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class PrototypeView(nn.Module):
         self.strides = tuple(strides[level] for level in levels)
         self.grid_stride = grid_stride
         self.by_direction = by_direction
-        # Relative to the deepest level, whose size is known to every image.
+        # Relative to the deepest level, whose size follows from the size of the image.
         self.places_per_deepest = strides[-1] // grid_stride
         width = sum(channels[level] for level in levels)
         length = min(length, width)
@@ -152,18 +155,18 @@ class PrototypeView(nn.Module):
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
 
         Returns:
-            torch.Tensor: ``(B, 1, h, w)``, the distance to the nearest prototype as far as the principal components
-            tell, at least 0.01, 1 being usual for a normal place.
+            torch.Tensor: ``(B, 1, h, w)``, the distance to the nearest prototype in the space of the principal
+            components, at least 0.01; 1 is the usual distance of a normal patch.
         """
-        places = [place.movedim(1, -1) for place in self._on_grid(features)]
-        components = self.components.mT.split([place.shape[-1] for place in places], dim=1)
-        # As describe() and a projection of its result, but the many channels are neither scaled nor put side by side.
-        projected = [linear(place, axes) for place, axes in zip(places, components, strict=True)]
+        patches = [one.movedim(1, -1) for one in self._on_grid(features)]
+        components = self.components.mT.split([one.shape[-1] for one in patches], dim=1)
+        # The same as projecting the result of describe(), but the many channels are neither scaled nor concatenated.
+        projected = [linear(one, axes) for one, axes in zip(patches, components, strict=True)]
         if self.by_direction:
-            lengths = [place.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt() for place in places]
-            projected = [part * length / len(places) ** 0.5 for part, length in zip(projected, lengths, strict=True)]
+            lengths = [one.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt() for one in patches]
+            projected = [part * length / len(patches) ** 0.5 for part, length in zip(projected, lengths, strict=True)]
         reduced = torch.stack(projected).sum(dim=0) - self.mean @ self.components
-        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time, whose products stay in the cache.
+        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time so that the products fit in the CPU cache.
         nearest = [
             linear(reduced, -2 * part, part.square().sum(dim=1)).amin(dim=-1)
             for part in self.prototypes.split(_AT_ONCE)
@@ -178,7 +181,7 @@ class PrototypeView(nn.Module):
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
 
         Returns:
-            torch.Tensor: ``(B, h, w, C)``, the levels side by side. By direction, half the squared distance of two
+            torch.Tensor: ``(B, h, w, C)``, the levels concatenated. By direction, half the squared distance of two
             descriptors is the mean of the cosine distances of their levels.
         """
         levels = self._on_grid(features)
@@ -187,7 +190,7 @@ class PrototypeView(nn.Module):
         return torch.cat(levels, dim=1).movedim(1, -1)
 
     def _on_grid(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Averages over neighbours: ``(B, C_l, h, w)`` for each level that is seen."""
+        """Averages over neighbours: ``(B, C_l, h, w)`` for each level that is used."""
         size = [side * self.places_per_deepest for side in features[-1].shape[-2:]]
         levels = []
         for index, stride in zip(self.levels, self.strides, strict=True):
@@ -200,25 +203,25 @@ class PrototypeView(nn.Module):
         return levels
 
     def sample(self, features: Sequence[torch.Tensor], images: int) -> torch.Tensor:
-        """Draw some places of some images.
+        """Draw random patches from a batch of images.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
-            images (int): Number of images that are drawn from in all.
+            images (int): Total number of images that patches are drawn from.
 
         Returns:
             torch.Tensor: Descriptors ``(n, C)``.
         """
-        places = self.describe(features).flatten(0, 2)
-        count = min(len(places), ceil(_POOL * len(features[0]) / images))
-        return places[torch.randperm(len(places))[:count].to(places.device)]
+        patches = self.describe(features).flatten(0, 2)
+        count = min(len(patches), ceil(_POOL * len(features[0]) / images))
+        return patches[torch.randperm(len(patches))[:count].to(patches.device)]
 
     @torch.no_grad()
     def fit(self, places: torch.Tensor) -> None:
-        """Choose the prototypes so that no normal place is far from all of them.
+        """Choose the prototypes so that no normal patch is far from all of them.
 
         Args:
-            places (torch.Tensor): Descriptors of normal places ``(n, C)``.
+            places (torch.Tensor): Descriptors of normal patches ``(n, C)``.
         """
         self.mean.copy_(places.mean(dim=0))
         variances, axes = torch.linalg.eigh(torch.cov(places.mT))
@@ -234,7 +237,7 @@ class PrototypeView(nn.Module):
             chosen = selection.select_coreset_idxs()
             self.prototypes.copy_(reduced[chosen])
             selection.update_distances(chosen[-1])
-            # Those that were chosen have no distance to themselves.
+            # The chosen patches have distance 0 and do not count.
             squared = selection.min_distances.clamp_min(0).sum() / (len(reduced) - count)
             spread = reduced.square().sum(dim=1).mean()
             if spread > 0:
@@ -245,32 +248,32 @@ class PrototypeView(nn.Module):
 
 
 class BoundedKCenterGreedy(KCenterGreedy):
-    """The selection of anomalib's ``KCenterGreedy`` without a copy of all places for every prototype.
+    """The selection of anomalib's ``KCenterGreedy`` without a copy of all patches for every prototype.
 
-    Those copies, of anomalib 2.7.0, took all 24 GB of a machine that kept them for later use.
+    anomalib 2.7.0 makes these copies; where the allocator kept them for reuse, they took all 24 GB of a machine.
 
     Args:
-        places (torch.Tensor): Descriptors ``(n, C)``.
-        count (int): Number of places to choose, less than n.
+        places (torch.Tensor): Descriptors of patches ``(n, C)``.
+        count (int): Number of patches to choose, less than n.
     """
 
     def __init__(self, places: torch.Tensor, count: int) -> None:
-        # Three dimensions: two are projected, to more dimensions than there are.
+        # Three dimensions: KCenterGreedy projects inputs of two dimensions, to more features than there are.
         super().__init__(places[:, None], (count + 0.5) / len(places))
         self.squares = places.square().sum(dim=1)
         self._distances = torch.empty_like(self.squares)
 
     def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
-        """Take another place into account.
+        """Update the distances to the nearest chosen patch with one more patch.
 
         Args:
-            cluster_center (int | torch.Tensor | None): Index of the place.
+            cluster_center (int | torch.Tensor | None): Index of the patch.
         """
         center = self.features[cluster_center]
         if self.min_distances is None:
             self.min_distances = torch.full_like(self.squares, torch.inf).unsqueeze(1)
-        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), in memory that is there: of new blocks the allocator kept one for every
-        # place that was chosen, 2 MB each where 350 MB of places were chosen from.
+        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), in memory that is already allocated: of new blocks the allocator kept one
+        # for every chosen patch, 2 MB each when choosing from 350 MB of patches.
         torch.addmv(self.squares, self.features, center, alpha=-2, out=self._distances)
         self._distances += center @ center
         torch.minimum(self.min_distances.squeeze(1), self._distances, out=self.min_distances.squeeze(1))

@@ -39,7 +39,7 @@ class SampleAwareQuery(nn.Module):
     Args:
         dim (int): Length D of a query.
         grid (tuple[int, int]): Rows and columns of the token grid.
-        light (bool): Whether the banks are merged by the light block. Defaults to ``False``.
+        light (bool): Whether the banks are merged by a :class:`LightMultiGranularityBlock`. Defaults to ``False``.
     """
 
     NUM_BANKS = 2

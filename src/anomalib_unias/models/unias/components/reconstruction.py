@@ -16,17 +16,17 @@ from .composition import (
     spread_border,
 )
 
-# Below this size of a level there is no interior that the borders do not reach.
+# In levels smaller than this, the borders reach every pixel.
 _SMALLEST_COMPOSED = 8
 
 
 class ResizeHead(ComposedModule):
     """Bilinear resize and three linear 3x3 convolutions, as in the published code.
 
-    Nothing in it is non-linear, so all of it is computed on the small grid of the tokens: the three kernels are
-    composed to one of 7x7, its 49 taps are applied to the tokens, and the results are resized, shifted and
-    added, which is two matrix products. What the zeros around the intermediate results change in the outer two
-    rows and columns is subtracted. This takes a tenth of the time of the plain chain; the result is the same.
+    All of it is linear, so it is computed on the small grid of the tokens: the three kernels are composed into one of
+    7x7, its 49 taps are applied to the tokens, and the results are resized, shifted and added, which is two matrix
+    products. In the outer two rows and columns, the effect of the zero padding of the intermediate results is
+    subtracted. This takes a tenth of the time of the plain chain; the result is the same.
 
     Args:
         dim (int): Channels D of the decoder state.
@@ -64,7 +64,7 @@ class ResizeHead(ComposedModule):
         return self._respect_borders(unbounded, image, last_two, resize) + spread_border(bias, unbounded)
 
     def plain(self, image: torch.Tensor) -> torch.Tensor:
-        """Reconstruct a level in the order of the text.
+        """Reconstruct a level step by step, without composed kernels.
 
         Args:
             image (torch.Tensor): Normalised decoder state ``(B, D, h, w)``.
@@ -81,24 +81,24 @@ class ResizeHead(ComposedModule):
         return [cast("nn.Conv2d", convolution).weight for convolution in self.convolutions]
 
     def compose(self) -> tuple[torch.Tensor, ...]:
-        """Compose the three convolutions, the last two of them, and what the biases add.
+        """Compose the three convolutions, the last two of them, and the contribution of the biases.
 
         Returns:
-            tuple[torch.Tensor, ...]: Kernels ``(C, D, 7, 7)`` and ``(C, D, 5, 5)``, image ``(1, C, 5, 5)``.
+            tuple[torch.Tensor, ...]: Kernels ``(C, D, 7, 7)`` and ``(C, D, 5, 5)``, and an image ``(1, C, 5, 5)``.
         """
         first, second, third = self._kernels()
         last_two = compose_kernels(second, third)
-        # What the biases give for an empty image: 5 kinds of rows and columns, told apart by their border.
+        # Result of the biases for an empty image: 5 rows and columns are enough, two at each border and the interior.
         bias = self.convolutions(first.new_zeros(1, first.shape[1], 5, 5))
         return compose_kernels(first, last_two), last_two, bias
 
     def _respect_borders(
         self, unbounded: torch.Tensor, image: torch.Tensor, last_two: torch.Tensor, resize: list[torch.Tensor]
     ) -> torch.Tensor:
-        """Subtract what the intermediate results outside of the image have contributed."""
+        """Subtract the contribution of the intermediate results outside of the image."""
         kernels = [*self._kernels(), last_two]
         rows, columns = resize
-        # Two lines along each border, the outer one first, each border turned to be the upper one.
+        # Two lines along each border, the outer one first; each border is transposed or flipped to the top.
         turned = [kernel.mT for kernel in kernels]
         upper = _outside(rows[:2] @ image, columns, kernels, corners=True)
         lower = _outside(rows[-2:].flip(0) @ image, columns, [kernel.flip(2) for kernel in kernels], corners=True)
@@ -125,14 +125,14 @@ class TransposedHead(nn.ConvTranspose2d):
 
 
 def _outside(lines: torch.Tensor, resize: torch.Tensor, kernels: list[torch.Tensor], corners: bool) -> torch.Tensor:
-    """Contribution of what lies outside of one border, as if it was the upper one.
+    """Contribution of the values outside of one border, as if it were the upper border.
 
     Args:
         lines (torch.Tensor): First two rows of the resized image, not yet resized along their length
             ``(B, D, 2, small)``.
-        resize (torch.Tensor): Matrix that does it ``(n, small)``.
-        kernels (list[torch.Tensor]): Of the three convolutions, and of the last two composed.
-        corners (bool): Whether the corners outside belong to this border.
+        resize (torch.Tensor): Matrix that resizes them along their length ``(n, small)``.
+        kernels (list[torch.Tensor]): Kernels of the three convolutions, and the composed kernel of the last two.
+        corners (bool): Whether the corners outside of the image count for this border.
 
     Returns:
         torch.Tensor: Contribution to the first two rows of the output ``(B, C, 2, n)``.
