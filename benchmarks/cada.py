@@ -35,7 +35,7 @@ import torch
 from benchmarks import calibrations, protocol
 from benchmarks.cada_summary import draw, summarize
 from benchmarks.groups import Group
-from benchmarks.jobs import append, read_table, report
+from benchmarks.harness import append, read_table, report
 from benchmarks.measured import Measurement, Row
 from benchmarks.models import BY_DEFAULT, MODELS, build
 from benchmarks.quality import COLUMNS, KEY

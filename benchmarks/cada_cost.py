@@ -16,7 +16,7 @@ Columns of benchmarks/results/cada_cost.csv: ``name,value,unit,spread``; ``sprea
 """
 
 import argparse
-import subprocess
+import json
 import sys
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks.metrics_memory import memory_mb, start_peak
+from benchmarks.harness import answer_of, memory_mb, start_peak
 from benchmarks.speed import Predictor, compiled, in_turns
 
 from anomalib_unias import CadaPostProcessor, UniAS
@@ -83,7 +83,7 @@ def fit(checkpoint: Path, variant: str, images: int) -> None:
     started = time.perf_counter()
     calibration = fit_calibration(data, options)
     kept = sum(tensor.nbytes for tensor in calibration.state_dict().values()) / 1e6
-    print(time.perf_counter() - started, memory_mb("VmHWM") - before, kept)
+    print(json.dumps([time.perf_counter() - started, memory_mb("VmHWM") - before, kept]))
 
 
 def look(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float, str, float]:
@@ -144,9 +144,7 @@ def main() -> None:
     rows = [look(options.checkpoint), *inference(options.checkpoint, options.runs)]
     for variant, images in [*((name, min(_SIZES)) for name in VARIANTS), *(("cada", size) for size in _SIZES)][1:]:
         # A separate process, to measure its peak memory.
-        command = [sys.executable, "-m", "benchmarks.cada_cost", *sys.argv[1:], "--fit", variant, str(images)]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-        seconds, megabytes, kept = map(float, found[-3:])
+        seconds, megabytes, kept = answer_of("benchmarks.cada_cost", *sys.argv[1:], "--fit", variant, images)
         rows.append((f"fit {variant}, {images} images", round(seconds, 2), "s", 0.0))
         rows.append((f"fit {variant}, {images} images, peak memory", round(megabytes), "MB", 0.0))
         rows.append((f"fit {variant}, {images} images, kept", round(kept, 3), "MB", 0.0))

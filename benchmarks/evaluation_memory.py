@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks.jobs import append, say
-from benchmarks.metrics_memory import make_image, memory_mb, start_peak
+from benchmarks.harness import append, memory_mb, say, start_peak
+from benchmarks.metrics_memory import make_image
 
 from anomalib_unias.metrics import PixelMetrics, summarize
 from anomalib_unias.metrics.collection import Collection

@@ -16,8 +16,6 @@ including the libraries; ``size_mb`` is the size of the exported files. The comp
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -33,7 +31,7 @@ from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
-from benchmarks.metrics_memory import memory_mb
+from benchmarks.harness import answer_of, append, memory_mb
 from benchmarks.preset import BACKBONE, LAYERS, make_up_prototypes
 from PIL import Image
 from rich.console import Console
@@ -229,15 +227,14 @@ def main() -> None:
         for row, kind in rows_of(model):
             if row["precision"] in options.precisions and not is_done(row, options.output):
                 path = export(model, row["precision"], kind, options.work, images[0].parent)
-                command = [sys.executable, "-m", "benchmarks.latency", "--row", json.dumps(row), "--path", path]
-                command += ["--seconds", str(options.seconds), "--image_size", str(options.image_size)]
-                command += ["--work", options.work]
-                run = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
-                if run.returncode:
-                    print(f"Failed: {row}", flush=True)
+                given = ["--row", json.dumps(row), "--path", path, "--seconds", options.seconds]
+                given += ["--image_size", options.image_size, "--work", options.work]
+                try:
+                    found = answer_of("benchmarks.latency", *given)
+                except RuntimeError as error:
+                    print(f"Failed: {error}", flush=True)
                     continue
-                frame = pd.DataFrame([json.loads(run.stdout.splitlines()[-1])])[COLUMNS]
-                frame.to_csv(options.output, mode="a", header=not options.output.exists(), index=False)
+                append(options.output, pd.DataFrame([found])[COLUMNS])
     show(options.output)
     draw(options.output)
 

@@ -16,12 +16,8 @@ A process that needs more than ``--limit-gb`` is stopped; its row has no values.
 
 import argparse
 import csv
-import ctypes
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -31,6 +27,7 @@ import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPR, AUPRO, F1AdaptiveThreshold
+from benchmarks.harness import answer_of, memory_mb, start_peak
 from scipy import ndimage
 
 from anomalib_unias.metrics import F1Threshold, PixelMetrics
@@ -107,21 +104,6 @@ class Anomalib:
 IMPLEMENTATIONS = {"ours": Ours, "anomalib": Anomalib}
 
 
-def memory_mb(field: str, process: int | str = "self") -> float:
-    """Get ``VmRSS`` (now) or ``VmHWM`` (peak) of a process in MiB."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    return 0.0  # the process has just ended
-
-
-def start_peak() -> float:
-    """Reset the peak memory of this process; return the memory to subtract from a later ``VmHWM``."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise memory that was freed before is reused without being counted
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory_mb("VmRSS")
-
-
 def measure_here(implementation: str, images: int) -> dict[str, float]:
     """Run one implementation in this process."""
     torch.set_num_threads(1)
@@ -140,20 +122,13 @@ def measure_here(implementation: str, images: int) -> dict[str, float]:
 
 def measure(implementation: str, images: int, limit_gb: float) -> dict[str, float] | None:
     """Run one implementation in a separate process; ``None`` if it was stopped."""
-    command = [sys.executable, "-m", "benchmarks.metrics_memory", "--measure", implementation, "--images", str(images)]
     # Return large freed blocks to the system at once: otherwise the peak includes what the allocator keeps.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        while process.poll() is None:
-            if memory_mb("VmRSS", process.pid) > limit_gb * 1024:
-                process.kill()
-                return None
-            time.sleep(0.1)
-        output = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        msg = f"{implementation} with {images} images ended with exit code {process.returncode}."
-        raise RuntimeError(msg)
-    return json.loads(output.splitlines()[-1])
+    return answer_of(
+        "benchmarks.metrics_memory",
+        *("--measure", implementation, "--images", images),
+        limit_gb=limit_gb,
+        environment={"MALLOC_MMAP_THRESHOLD_": str(2**20)},
+    )
 
 
 @cache

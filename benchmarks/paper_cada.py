@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks import protocol
 from benchmarks.cada import calibrate
 from benchmarks.cada_summary import summarize
-from benchmarks.jobs import append
+from benchmarks.harness import append
 from benchmarks.quality import COLUMNS, KEY
 
 from anomalib_unias.models.recontrast.lite import RECONTRAST_LITE

@@ -27,9 +27,8 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from benchmarks.flat_loss import FlatLoss
 from benchmarks.groups import BUILT_IN, Group
-from benchmarks.jobs import missing, read_table, report, run_all, say
+from benchmarks.harness import memory_mb, missing, read_table, report, run_all, say
 from benchmarks.measured import Row, table_rows
-from benchmarks.metrics_memory import memory_mb
 from benchmarks.models import ONE_PASS, PRESET, PRESETS, SIZE
 from benchmarks.supersimplenet import EPOCHS
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -304,4 +303,4 @@ def _run_missing(table: Table, path: Path, options: argparse.Namespace) -> bool:
     jobs = [(group, name, str(seed)) for seed in options.seeds for group in groups for name in models]
     left = missing(jobs, read_table(path, table.columns), table.key)
     say(f"{len(left)} of {len(jobs)} runs to do; what is done is in {path}")
-    return run_all(table.module, left)
+    return run_all(table.module, left, options.output)

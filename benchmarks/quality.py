@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 from benchmarks import protocol
-from benchmarks.jobs import append, read_table, report
+from benchmarks.harness import append, read_table, report
 from benchmarks.models import BY_DEFAULT, MODELS, build, needed_gb
 from benchmarks.quality_summary import summarize
 

@@ -1,6 +1,5 @@
 """Mean and standard deviation over the seeds of ``quality.csv``, as Markdown and as a figure."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 import torch
 from anomalib import __version__ as anomalib_version
+from benchmarks.harness import without_folders
 from matplotlib.figure import Figure
 
 REFERENCE = "patchcore"
@@ -21,34 +21,8 @@ _DIFFERENCES = ("image_auroc",)
 
 def heading() -> str:
     """Make a line with the command and the versions of the libraries."""
-    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *without_folders(sys.argv[1:])])
+    command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {without_folders(sys.argv[1:])}"
     return f"`{command}`, anomalib {anomalib_version}, torch {torch.__version__}. Mean ± standard deviation over seeds."
-
-
-def without_folders(arguments: Sequence[str]) -> list[str]:
-    """Remove the folders of data and results on this machine.
-
-    Args:
-        arguments (Sequence[str]): Arguments of the command line.
-
-    Returns:
-        list[str]: Arguments with ``DIR`` for the folder of a group, and without ``--output``.
-
-    Example:
-        >>> without_folders(["--group", "a=/data/line:bolt", "--output", "here", "--seeds", "0"])
-        ['--group', 'a=DIR:bolt', '--seeds', '0']
-    """
-    shown, words = [], iter(arguments)
-    for word in words:
-        if word == "--output":
-            next(words)
-        elif word == "--group":
-            name, _, place = next(words).partition("=")
-            _, colon, categories = place.partition(":")
-            shown += [word, f"{name}=DIR{colon}{categories}"]
-        else:
-            shown.append(word)
-    return shown
 
 
 def spread(rows: pd.DataFrame, index: str, columns: str, order: Sequence[str] | None = None) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import yaml
 from benchmarks import protocol
-from benchmarks.jobs import append, missing, read_table, run_all, say
+from benchmarks.harness import append, missing, read_table, run_all, say
 from benchmarks.models import PRESET, PRESETS, build
 from benchmarks.quality_summary import heading, spread
 
@@ -112,7 +112,7 @@ def main() -> None:
         for group in protocol.groups_of(options)
         for variant in variants
     ]
-    succeeded = run_all("benchmarks.recipe", missing(jobs, read_table(path, COLUMNS), KEY))
+    succeeded = run_all("benchmarks.recipe", missing(jobs, read_table(path, COLUMNS), KEY), options.output)
     if path.exists():
         text = summarize(read_table(path, COLUMNS))
         path.with_suffix(".md").write_text(text)

@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 from benchmarks import forked
 from benchmarks.examples import export_line, tiny_model, two_products, write_products
-from benchmarks.jobs import append, read_table, say
+from benchmarks.harness import append, read_table, say
 from benchmarks.killed import killed_inspections, killed_trainings
 from benchmarks.malformed import image_bytes
 from benchmarks.malformed_line import inspected_images, sources

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from benchmarks import protocol
 from benchmarks.groups import Group
-from benchmarks.jobs import append, read_table, say
+from benchmarks.harness import append, read_table, say
 from benchmarks.models import PRESET, build
 
 from anomalib_unias.evaluation.shift_test import SHIFT_COLUMNS, measure_shift

@@ -10,8 +10,6 @@ relative interquartile range of the ratio.
 
 import argparse
 import inspect
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 import openvino as ov
 import pandas as pd
 import torch
-from benchmarks.metrics_memory import memory_mb, start_peak
+from benchmarks.harness import answer_of, memory_mb, start_peak
 from benchmarks.plain import make_plain
 from benchmarks.preset import make_up_prototypes
 from torch import nn
@@ -193,9 +191,7 @@ def training_memory(preset: str, batch: int) -> None:
     """Record the peak memory of two training steps above that of the built model, each in a separate process."""
     peaks = []
     for plain, bfloat16 in ((True, False), (False, False), (False, True)):
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--memory-of", preset]
-        command += [str(int(plain)), str(batch), str(int(bfloat16))]
-        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+        peaks.append(answer_of("benchmarks.speed", "--memory-of", preset, int(plain), batch, int(bfloat16)))
     name = f"unias_{preset} training memory, batch {batch}"
     record(name, np.array(peaks[0]), np.array(peaks[1]), "MB")
     record(f"{name}, ours in bfloat16", np.array(peaks[0]), np.array(peaks[2]), "MB")

@@ -24,7 +24,7 @@ import yaml
 from anomalib.pipelines import Benchmark
 from benchmarks import protocol
 from benchmarks.groups import Group
-from benchmarks.jobs import append, read_table, report
+from benchmarks.harness import append, read_table, report
 from benchmarks.measured import METRICS
 from benchmarks.models import QuickPatchcore
 from benchmarks.quality import COLUMNS as QUALITY_COLUMNS

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from anomalib.data import AnomalibDataset
 from benchmarks.groups import Group
-from benchmarks.jobs import say
+from benchmarks.harness import say
 from benchmarks.models import SIZE
 from benchmarks.preset import BACKBONE
 from torch import Tensor
@@ -31,7 +31,7 @@ from torchvision.transforms.v2.functional import gaussian_blur, normalize, resiz
 from anomalib_unias.backbones import FeaturePyramid
 from anomalib_unias.data.held_out import HeldOutOrder
 from anomalib_unias.post_processing.calibration import Calibration
-from anomalib_unias.post_processing.clusters import ImageClusters, describe
+from anomalib_unias.post_processing.clusters import ImageClusters, image_descriptors
 
 _MADE_UP = 20
 
@@ -46,7 +46,7 @@ class Describer:
     def __call__(self, images: Iterable[Tensor]) -> Tensor:
         """Compute the descriptors ``(N, D)`` of images ``(3, H, W)`` in [0, 1]."""
         sized = (normalize(resize(image, list(SIZE), antialias=True), [0.5] * 3, [0.5] * 3) for image in images)
-        return torch.cat([describe(self._network(image[None])) for image in sized])
+        return torch.cat([image_descriptors(self._network(image[None])) for image in sized])
 
 
 def made_up() -> dict[str, list[Tensor]]:

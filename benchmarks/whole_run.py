@@ -18,8 +18,7 @@ import pandas as pd
 import torch
 from anomalib.engine import Engine
 from benchmarks.groups import BUILT_IN, Group
-from benchmarks.jobs import append, missing, read_table, report, run_all, say
-from benchmarks.metrics_memory import memory_mb
+from benchmarks.harness import append, memory_mb, missing, read_table, report, run_all, say
 from benchmarks.models import PRESET, build
 from benchmarks.protocol import own_cache
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -97,7 +96,7 @@ def main() -> None:
         run(groups[options.one], options)
         return
     left = missing([(name,) for name in groups], read_table(options.output / FILE, COLUMNS), ["group"])
-    succeeded = run_all("benchmarks.whole_run", left)
+    succeeded = run_all("benchmarks.whole_run", left, options.output)
     say(f"Results: {options.output / FILE}")
     sys.exit(not succeeded)
 

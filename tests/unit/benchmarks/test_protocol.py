@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from importlib import import_module
 from inspect import signature
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import yaml
 
 protocol = pytest.importorskip("benchmarks.protocol", reason="benchmarks are not part of a source distribution")
 
-from benchmarks import cada, jobs, paper_cada, quality, quality_summary, recipe, stock_pipeline  # noqa: E402
+from benchmarks import cada, harness, paper_cada, quality, quality_summary, recipe, stock_pipeline  # noqa: E402
 from benchmarks.groups import Group  # noqa: E402
 from benchmarks.models import TRAINED, needed_gb  # noqa: E402
 
@@ -53,21 +55,27 @@ def test_group_that_is_not_there(folder, text, message):
         Group.parse(text.format(folder))
 
 
+@pytest.mark.parametrize("path", sorted(Path(protocol.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_use_what_there_is(path):
+    """Names are renamed in the package, and most benchmarks are run once a year."""
+    import_module(f"benchmarks.{path.stem}")
+
+
 def test_runs_in_the_table_are_not_repeated(tmp_path):
     path = tmp_path / "quality.csv"
-    assert jobs.read_table(path, quality.COLUMNS).empty
-    jobs.append(path, table(("a", "padim", 0, "mixed", "aupro", 0.5)))
-    jobs.append(path, table(("a", "padim", 1, "mixed", "aupro", 0.5)))
-    done = jobs.read_table(path, quality.COLUMNS)
+    assert harness.read_table(path, quality.COLUMNS).empty
+    harness.append(path, table(("a", "padim", 0, "mixed", "aupro", 0.5)))
+    harness.append(path, table(("a", "padim", 1, "mixed", "aupro", 0.5)))
+    done = harness.read_table(path, quality.COLUMNS)
     wanted = [("a", "padim", "0"), ("b", "padim", "0"), ("a", "padim", "1"), ("a", "stfpm", "0")]
-    assert jobs.missing(wanted, done, quality.KEY) == [("b", "padim", "0"), ("a", "stfpm", "0")]
+    assert harness.missing(wanted, done, quality.KEY) == [("b", "padim", "0"), ("a", "stfpm", "0")]
 
 
 def test_table_of_other_columns_is_refused(tmp_path):
     path = tmp_path / "quality.csv"
     table(("a", "padim", 0, "mixed", "aupro", 0.5)).drop(columns="group").to_csv(path, index=False)
     with pytest.raises(ValueError, match="Move it away"):
-        jobs.read_table(path, quality.COLUMNS)
+        harness.read_table(path, quality.COLUMNS)
 
 
 def test_run_that_fails_is_shown_at_the_end_and_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
@@ -78,12 +86,29 @@ def test_run_that_fails_is_shown_at_the_end_and_does_not_stop_the_others(tmp_pat
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["measure", "--seeds", "0"])
-    assert not jobs.run_all("measure", [("b",), ("c",)])
+    assert not harness.run_all("measure", [("b",), ("c",)], tmp_path / "results")
     assert (tmp_path / "c").exists()
     shown = capsys.readouterr().out
     assert "half of c" in shown
     assert shown.index("2/2: c") < shown.index("no such b")
     assert "noise" not in shown.split("b failed:")[0]
+    (run,) = pd.read_csv(tmp_path / "results" / harness.RUNS, keep_default_na=False).to_dict("records")
+    assert (run["module"], run["run"], run["arguments"]) == ("measure", "c", "--seeds 0")
+    assert run["commit"] == harness.commit()
+    assert run["machine"].endswith(" cores")
+
+
+def test_answer_of_a_process(tmp_path, monkeypatch):
+    (tmp_path / "answer.py").write_text(
+        "import json, os, sys, time\nif sys.argv[1] == 'fail': sys.exit(3)\n"
+        "if sys.argv[1] == 'large': data = b'x' * (400 * 2**20); time.sleep(30)\n"
+        "print('noise')\nprint(json.dumps([sys.argv[1], os.environ.get('GIVEN')]))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert harness.answer_of("answer", 7, environment={"GIVEN": "yes"}) == ["7", "yes"]
+    assert harness.answer_of("answer", "large", limit_gb=0.2) is None
+    with pytest.raises(RuntimeError, match="answer fail ended with exit code 3"):
+        harness.answer_of("answer", "fail")
 
 
 def options(**values):
@@ -122,7 +147,7 @@ def test_preset_has_its_own_length():
 def test_other_presets_are_run_where_they_are_named(tmp_path, monkeypatch, table_of, named, expected):
     """They would make the tables take an hour longer."""
     jobs_run = []
-    monkeypatch.setattr(protocol, "run_all", lambda _, jobs: not jobs_run.extend(jobs))
+    monkeypatch.setattr(protocol, "run_all", lambda _, jobs, __: not jobs_run.extend(jobs))
     models = ["--models", *named] if named else []
     monkeypatch.setattr(sys, "argv", ["table", "--seeds", "0", "--output", str(tmp_path), *models])
     with pytest.raises(SystemExit) as ended:
@@ -190,8 +215,8 @@ def test_summary_does_not_tell_where_the_data_lie():
         "--steps",
         "5",
     ]
-    shown = ["--group", "a=DIR:bolt,nut", "--group", "b=DIR", "--variant", "", "--steps", "5"]
-    assert quality_summary.without_folders(given) == shown
+    shown = "--group a=DIR:bolt,nut --group b=DIR --variant '' --steps 5"
+    assert harness.without_folders(given) == shown
 
 
 def test_variant_is_a_list_of_arguments():
