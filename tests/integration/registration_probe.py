@@ -115,7 +115,7 @@ def main(script: str, first_import: str, commands: str, documented: str) -> None
         "offered": offered(),
         "listed": sorted(set(list_models("pascal")) & {name for name, *_ in MODELS}),
         "look_up": look_up(),
-        "backbone": timm.models.model_entrypoint("tf_efficientnet_lite0_pypi").__module__.partition(".")[0],
+        "backbone": timm.models.is_model("tf_efficientnet_lite0_pypi"),
         "location": package and package.origin,
         "entry_points": [e.value for e in importlib.metadata.entry_points(group="torch.backends")],
         "listening": [name for name, module in sys.modules.items() if type(module).__name__ == "_Package"]
