@@ -22,17 +22,20 @@ def inspect_images(model: str, images: str, results: str, workers: int) -> None:
 
     from anomalib_unias.deploy import BatchInspector
 
+    # Reading and writing need a share of a core: without it they would wait for ever where workers take all cores.
+    share = {"num_cpus": 0.1}
+    suffixes = ["png", "jpg", "jpeg", "bmp", "tif"]
     (
-        ray.data.read_binary_files(images, include_paths=True, file_extensions=["png", "jpg", "jpeg", "bmp", "tif"])
+        ray.data.read_binary_files(images, include_paths=True, file_extensions=suffixes, ray_remote_args=share)
         .map_batches(
             BatchInspector,
             fn_constructor_args=[model],
             batch_size=64,
             batch_format="pyarrow",
-            num_cpus=1,
+            num_cpus=0.9,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
-        .write_parquet(results)
+        .write_parquet(results, ray_remote_args=share)
     )
 
 

@@ -24,7 +24,8 @@ IMAGES = 150
 @pytest.fixture(scope="module")
 def cluster():
     variables = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    ray.init(num_cpus=3, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
+    # As many cores as workers: reading and writing must not starve.
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -84,13 +85,14 @@ def test_all_images_have_one_row(folder, tmp_path):
 def test_a_killed_worker_loses_and_doubles_nothing(folder, tmp_path):
     model, trace = write_toy_model(tmp_path / "model.xml"), tmp_path / "killed"
     ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))
-    images = ray.data.read_binary_files(str(folder), include_paths=True, override_num_blocks=8)
-    options = {"batch_format": "pyarrow", "batch_size": 8, "num_cpus": 1}
+    share = {"num_cpus": 0.1}
+    images = ray.data.read_binary_files(str(folder), include_paths=True, override_num_blocks=8, ray_remote_args=share)
+    options = {"batch_format": "pyarrow", "batch_size": 8, "num_cpus": 0.9}
     images.map_batches(
         MortalInspector,
         fn_constructor_args=[str(model), str(trace)],
         compute=ray.data.ActorPoolStrategy(size=2),
         **options,
-    ).write_parquet(str(tmp_path / "results"))
+    ).write_parquet(str(tmp_path / "results"), ray_remote_args=share)
     assert trace.exists()
     check(folder, tmp_path / "results")
