@@ -22,18 +22,44 @@ from anomalib_unias.deploy import ThroughputInferencer
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--images", type=int, default=80, help="in each turn")
+def line_parser(description: str | None, turns: int, images: int) -> argparse.ArgumentParser:
+    """Make the command line of a benchmark of the exported preset on image files.
+
+    Args:
+        description (str | None): Help text.
+        turns (int): Default number of turns.
+        images (int): Default number of images.
+
+    Returns:
+        argparse.ArgumentParser: For :func:`preset_and_images`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=turns)
+    parser.add_argument("--images", type=int, default=images, help="in each turn")
     parser.add_argument("--image_size", type=int, default=700)
     parser.add_argument("--work", type=Path, default=Path("results/latency"), help="folder for the export")
-    options = parser.parse_args()
+    return parser
+
+
+def preset_and_images(options: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """Export the preset, and write the images.
+
+    Args:
+        options (argparse.Namespace): Options of :func:`line_parser`.
+
+    Returns:
+        tuple[Path, list[Path]]: OpenVINO file of the preset, and image files.
+    """
     torch.set_num_threads(2)
     register_backbones()
     images = write_images(options.work / "images", options.image_size)
-    path = export("unias_lite", "fp32", "openvino", options.work, images[0].parent).resolve()
+    return export("unias_lite", "fp32", "openvino", options.work, images[0].parent).resolve(), images
+
+
+def main() -> None:
+    """Command line."""
+    options = line_parser(__doc__, turns=20, images=80).parse_args()
+    path, images = preset_and_images(options)
     files = list(islice(cycle(images), options.images))
     line = ThroughputInferencer(path, cache_dir=path.parent / "cache")
     with inside(path.parent):

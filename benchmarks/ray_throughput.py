@@ -1,14 +1,13 @@
-"""Measures images per second of the example in ``examples/ray`` with one and with two workers, on this machine.
+"""Measures the time per image of the example in ``examples/ray`` with one and with two workers, on this machine.
 
     pip install "anomalib-unias[ray]" && python -m benchmarks.ray_throughput
 
 Both use the same images and export, in turns: UniAS-lite (random weights) in FP32. A job of ``--images`` images and one
 of three times as many are timed: their difference does not include the start of the workers, which takes some seconds
-once. Two rows are written to benchmarks/results/speed.csv: images per second of two workers and of one, and the seconds
-of the start.
+once. Two rows are written to benchmarks/results/speed.csv: milliseconds per image, and seconds of the start, of one
+worker and of two.
 """
 
-import argparse
 import time
 from itertools import cycle, islice
 from pathlib import Path
@@ -17,11 +16,8 @@ from shutil import copy, rmtree
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
-from benchmarks.latency import export, write_images
+from benchmarks.line import line_parser, preset_and_images
 from benchmarks.speed import record
-
-from anomalib_unias.backbones import register_backbones
 
 ROOT = Path(__file__).parents[1]
 WORKERS = (1, 2)
@@ -29,18 +25,10 @@ WORKERS = (1, 2)
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--images", type=int, default=200, help="of the shorter job")
-    parser.add_argument("--image_size", type=int, default=700)
-    parser.add_argument("--work", type=Path, default=Path("results/latency"), help="folder for the export")
-    options = parser.parse_args()
+    options = line_parser(__doc__, turns=5, images=200).parse_args()
     import ray
 
-    torch.set_num_threads(2)
-    register_backbones()
-    images = write_images(options.work / "images", options.image_size)
-    model = export("unias_lite", "fp32", "openvino", options.work, images[0].parent).resolve()
+    model, images = preset_and_images(options)
     inspect_images = run_path(str(ROOT / "examples" / "ray" / "inspect_images.py"))["inspect_images"]
     ray.init(include_dashboard=False, log_to_driver=False)
     counts = (options.images, 3 * options.images)
@@ -57,9 +45,9 @@ def main() -> None:
             seconds[turn, workers, job] = time.perf_counter() - started
             rmtree(results)
             print(f"turn {turn}, {WORKERS[workers]} workers, {counts[job]} images: {seconds[turn, workers, job]:.1f} s")
-    rates = (counts[1] - counts[0]) / (seconds[..., 1] - seconds[..., 0])
-    starts = seconds[..., 0] - counts[0] / rates
-    record("Ray, one worker against two, unias_lite", *rates.T, "images/s")
+    of_an_image = (seconds[..., 1] - seconds[..., 0]) / (counts[1] - counts[0])
+    starts = seconds[..., 0] - counts[0] * of_an_image
+    record("Ray, one worker against two, unias_lite", *(1000 * of_an_image.T), "ms/image")
     record("Ray, start of one worker against two", *starts.T, "s")
 
 

@@ -28,7 +28,7 @@ from benchmarks.harness import append, read_table, report
 from benchmarks.measured import METRICS
 from benchmarks.models import QuickPatchcore
 from benchmarks.quality import COLUMNS as QUALITY_COLUMNS
-from benchmarks.quality_summary import heading, spread
+from benchmarks.quality_summary import SHOWN, heading, spread
 from benchmarks.reverse_distillation import LiteReverseDistillation
 
 from anomalib_unias.metrics.unified_results import GAP
@@ -48,7 +48,6 @@ _MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"pre_processor": {"image_size": [224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}},
     ),
 }
-_SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro")
 
 
 def configuration(group: Group, name: str, seed: int) -> dict[str, Any]:
@@ -124,10 +123,10 @@ def summarize(table: pd.DataFrame, output: Path) -> None:
             shown = []
             for source, rows in (("stock pipeline", table), ("benchmarks.quality", quality)):
                 chosen = (rows["group"] == group) & (rows["category"] == scope) & rows["model"].isin(_MODELS)
-                chosen &= rows["metric"].isin(_SHOWN)
+                chosen &= rows["metric"].isin(SHOWN)
                 shown.append(rows[chosen].assign(run=rows["model"] + ", " + source))
             both = pd.concat(shown).sort_values(["model", "seed"], kind="stable")
-            parts.append(f"## Group {group}, {scope}\n\n{spread(both, 'run', 'metric', _SHOWN)}")
+            parts.append(f"## Group {group}, {scope}\n\n{spread(both, 'run', 'metric', SHOWN)}")
     (output / "stock_pipeline.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -331,18 +331,24 @@ def test_checkpoint_of_another_architecture(checkpoint_path, build, data, tmp_pa
         build(channel_branch=False).on_load_checkpoint(older)
 
 
+def saved(model, path):
+    """Save a model that was not trained as the trainer does."""
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=path.parent)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path)
+    return path
+
+
 @pytest.fixture
 def former(build, tmp_path):
     """Path of a checkpoint as it was written when packaged backbones had names of timm's, and the model in it."""
     model = build(backbone="tf_efficientnet_lite0_pypi", pre_trained=False, channel_branch=False)
-    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(tmp_path / "former.ckpt")
-    content = torch.load(tmp_path / "former.ckpt", weights_only=True)
+    path = saved(model, tmp_path / "former.ckpt")
+    content = torch.load(path, weights_only=True)
     assert content.pop("anomalib_unias_format") == 2
     content["hyper_parameters"]["backbone"] = "efficientnet_lite0"
-    torch.save(content, tmp_path / "former.ckpt")
-    return tmp_path / "former.ckpt", model
+    torch.save(content, path)
+    return path, model
 
 
 def test_former_checkpoint_has_the_network_it_was_trained_with(former):
@@ -363,10 +369,8 @@ def test_former_checkpoint_in_a_network_of_timm_is_refused(former, build):
 
 def test_network_of_timm_stays_that_of_timm(build, tmp_path):
     stock = build(backbone="efficientnet_lite0", pre_trained=False)
-    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
-    trainer.strategy.connect(stock)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    assert UniAS.load_from_checkpoint(tmp_path / "model.ckpt").hparams.backbone == "efficientnet_lite0"
+    path = saved(stock, tmp_path / "model.ckpt")
+    assert UniAS.load_from_checkpoint(path).hparams.backbone == "efficientnet_lite0"
 
 
 def test_pre_processor_follows_the_backbone(build):
