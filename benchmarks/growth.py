@@ -9,7 +9,7 @@ benchmarks/results/growth.csv, with a plot beside it; existing rows are not meas
 The time of an epoch of UniAS is the median time of a training step with stored features times the number of steps. That
 of PatchCore, its whole training, is the time to compute features once and to choose the bank: the time of the first 50
 choices, which all cost the same, scaled to their number (with distances that need no copy of all patches, see
-``BoundedKCenterGreedy``). Evaluation is the peak memory of pixel metrics for 30 test images of each product, for this
+``farthest_points``). Evaluation is the peak memory of pixel metrics for 30 test images of each product, for this
 package and for anomalib.
 """
 
@@ -31,7 +31,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_unias.backbones import register_backbones
-from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
+from anomalib_unias.models.components import farthest_points
 
 OUTPUT = Path("benchmarks/results/growth.csv")
 COLUMNS = ["axis", "x", "model", "metric", "value", "unit"]
@@ -88,7 +88,7 @@ def epoch_of_patchcore(products: int) -> float:
     reading = time.perf_counter() - started
     patches = torch.vstack(model.embedding_store)
     started = time.perf_counter()
-    BoundedKCenterGreedy(patches, CHOICES).sample_coreset()
+    farthest_points(patches, CHOICES)
     return reading + (time.perf_counter() - started) / CHOICES * bank_size(224, products)
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_unias import ReContrastLite, UniADLite, UniASLite
 from anomalib_unias.backbones import register_backbones
-from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
+from anomalib_unias.models.components import farthest_points
 
 SIZE = (224, 224)
 PRESET = "unias_lite"
@@ -44,8 +44,8 @@ class QuickPatchcore(Patchcore, AnomalibModule):  # AnomalibModule, so that anom
         """Choose the memory bank."""
         patches = torch.vstack(self.model.embedding_store)
         self.model.embedding_store.clear()
-        coreset = BoundedKCenterGreedy(patches, int(len(patches) * self.coreset_sampling_ratio)).sample_coreset()
-        self.model.memory_bank = coreset.flatten(1)
+        chosen, _ = farthest_points(patches, int(len(patches) * self.coreset_sampling_ratio))
+        self.model.memory_bank = patches[chosen]
 
 
 def build(name: str, **arguments: Any) -> AnomalibModule:

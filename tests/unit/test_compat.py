@@ -563,7 +563,7 @@ def test_the_benchmark_of_anomalib_still_takes_plain_values_alone() -> None:
 
 
 def test_anomalib_still_copies_all_patches_for_each_choice() -> None:
-    """``BoundedKCenterGreedy``."""
+    """``farthest_points``."""
     sizes = []
 
     class Sizes(TorchDispatchMode):

@@ -4,13 +4,11 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib.models.components import KCenterGreedy
 from torch.nn.functional import cosine_similarity
 
 from anomalib_unias import UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components import NormalPrototypes
-from anomalib_unias.models.unias.components.prototypes import BoundedKCenterGreedy
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
@@ -120,25 +118,6 @@ def test_sample_is_spread_over_the_images():
     few = memory.sample(features(2), images=2)
     assert [places.shape for places in few] == [(192, 24), (192, 18), (768, 6), (48, 10)]
     assert [len(places) for places in memory.sample(features(2), images=20_000)] == [6, 6, 6, 6]
-
-
-def test_selection_is_that_of_anomalib():
-    places = torch.randn(500, 16)
-    torch.manual_seed(0)
-    ours = BoundedKCenterGreedy(places, 40).select_coreset_idxs()
-    torch.manual_seed(0)
-    assert ours == KCenterGreedy(places[:, None], 40.5 / 500).select_coreset_idxs()
-
-
-def test_selection_takes_no_new_memory_for_a_place():
-    selection = BoundedKCenterGreedy(torch.randn(500, 16), 40)
-    selection.select_coreset_idxs()
-    distances = selection.min_distances
-    before = distances.data_ptr(), distances.sum()
-    selection.update_distances(7)
-    assert selection.min_distances is distances
-    assert (distances.data_ptr(), distances[7]) == (before[0], pytest.approx(0, abs=1e-4))
-    assert distances.sum() <= before[1]
 
 
 def test_geometric_mean_of_distances_is_multiplied_into_the_map():

@@ -3,6 +3,7 @@
 from .attention import AttentionLayer, FeedForward, TransformerEncoderLayer
 from .checkpoint import ArchitectureMismatchError, resize_grid
 from .detector import ClippedGradients, LRSchedule, UnifiedDetector, backbone_pre_processor, check_schedule
+from .farthest_points import farthest_points
 from .feature_jitter import FeatureJitter
 from .frozen_features import FeatureCache, FrozenFeatures
 from .image_score import ImageScore, check_image_score, score_of_map
@@ -27,6 +28,7 @@ __all__ = [
     "bilinear_matrix",
     "check_image_score",
     "check_schedule",
+    "farthest_points",
     "gaussian_blur",
     "neighbor_mask",
     "resize_grid",

@@ -5,9 +5,10 @@ from math import ceil
 from typing import cast
 
 import torch
-from anomalib.models.components import KCenterGreedy
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, linear, normalize
+
+from anomalib_unias.models.components import farthest_points
 
 _POOL = 60_000
 _AT_ONCE = 500
@@ -233,47 +234,12 @@ class PrototypeView(nn.Module):
         reduced = (places - self.mean) @ self.components
         count = len(self.prototypes)
         if count < len(reduced):
-            selection = BoundedKCenterGreedy(reduced, count)
-            chosen = selection.select_coreset_idxs()
+            chosen, squared = farthest_points(reduced, count)
             self.prototypes.copy_(reduced[chosen])
-            selection.update_distances(chosen[-1])
-            # The chosen patches have distance 0 and do not count.
-            squared = selection.min_distances.clamp_min(0).sum() / (len(reduced) - count)
+            usual = (squared.sum() / (len(reduced) - count)).sqrt()  # chosen patches do not count
             spread = reduced.square().sum(dim=1).mean()
             if spread > 0:
-                self.usual.copy_(squared.sqrt().clamp_min(_SMALLEST_USUAL * spread.sqrt()))
+                self.usual.copy_(usual.clamp_min(_SMALLEST_USUAL * spread.sqrt()))
         else:
             self.prototypes.copy_(reduced[torch.arange(count) % len(reduced)])
         self.fitted.fill_(True)
-
-
-class BoundedKCenterGreedy(KCenterGreedy):
-    """The selection of anomalib's ``KCenterGreedy`` without a copy of all patches for every prototype.
-
-    anomalib 2.7.0 makes these copies; where the allocator kept them for reuse, they took all 24 GB of a machine.
-
-    Args:
-        places (torch.Tensor): Descriptors of patches ``(n, C)``.
-        count (int): Number of patches to choose, less than n.
-    """
-
-    def __init__(self, places: torch.Tensor, count: int) -> None:
-        # Three dimensions: KCenterGreedy projects inputs of two dimensions, to more features than there are.
-        super().__init__(places[:, None], (count + 0.5) / len(places))
-        self.squares = places.square().sum(dim=1)
-        self._distances = torch.empty_like(self.squares)
-
-    def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
-        """Update the distances to the nearest chosen patch with one more patch.
-
-        Args:
-            cluster_center (int | torch.Tensor | None): Index of the patch.
-        """
-        center = self.features[cluster_center]
-        if self.min_distances is None:
-            self.min_distances = torch.full_like(self.squares, torch.inf).unsqueeze(1)
-        # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), in memory that is already allocated: of new blocks the allocator kept one
-        # for every chosen patch, 2 MB each when choosing from 350 MB of patches.
-        torch.addmv(self.squares, self.features, center, alpha=-2, out=self._distances)
-        self._distances += center @ center
-        torch.minimum(self.min_distances.squeeze(1), self._distances, out=self.min_distances.squeeze(1))
