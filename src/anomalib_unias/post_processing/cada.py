@@ -4,49 +4,20 @@ Paper: Absolute-Unified Multi-Class Anomaly Detection via Class-Agnostic Distrib
 https://arxiv.org/abs/2404.00724.
 """
 
-import logging
-import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from anomalib.data import Batch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
 
-from anomalib_unias.compat.checkpoints import keep_post_processor
-from anomalib_unias.compat.scores import is_hooked, watch_for_owner
-
-from .calibration import Calibration, FlaggedBatch, MissingCalibrationError, ScoreSource, calibrate
+from .calibrated import CalibratedPostProcessor
+from .calibration import Calibration, ScoreSource
 from .calibration_data import CalibrationData
 from .calibration_run import CalibrationRun
-from .encoders import FeatureTap, find_feature_layer
-from .fitting import (
-    OPTIONS,
-    CalibrationOptions,
-    Predictor,
-    Targets,
-    Variant,
-    empty_calibration,
-    fit_calibration,
-    specification,
-)
-from .levels import LevelCalibration
-from .order_preserving import OrderPreservingPostProcessor
+from .fitting import OPTIONS, CalibrationOptions, Predictor, Targets, Variant, fit_calibration
 from .published import Statistics
 
-logger = logging.getLogger(__name__)
 
-
-@dataclass
-class _LastBatch:
-    """State of the last batch; not a module, because an export would keep the tensors of one."""
-
-    unfamiliar: Tensor | None = None
-
-
-class CadaPostProcessor(OrderPreservingPostProcessor):
+class CadaPostProcessor(CalibratedPostProcessor):
     """Calibrates scores so that one threshold fits all products, and finds it without defective images.
 
     Every product has its own level of normal scores. By default, images are clustered by their features, without
@@ -98,10 +69,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             images if none are held out. Defaults to ``"false_alarm_rate"``.
         false_alarm_rate (float): Defaults to ``0.01``.
 
-    Attributes:
-        unfamiliar (list[str]): Images of the last test or prediction that are unlike all training images.
-        tap (FeatureTap): Its hook in the encoder.
-
     Raises:
         ValueError: If an argument is out of its range.
 
@@ -142,6 +109,9 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
     ) -> None:
         self.targets = targets  # the threshold metrics depend on it
         super().__init__(
+            image_score=image_score,
+            feature_layer=feature_layer,
+            report_out_of_range=report_out_of_range,
             enable_normalization=enable_normalization,
             enable_thresholding=enable_thresholding,
             enable_threshold_matching=enable_threshold_matching,
@@ -156,8 +126,6 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self.score_power = score_power
         self.statistics = statistics
         self.held_out_fraction = held_out_fraction
-        self.image_score = image_score
-        self.feature_layer = feature_layer
         self.convolutions = convolutions
         self.linear_layers = linear_layers
         self.hidden_dim = hidden_dim
@@ -165,111 +133,19 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
         self.learning_rate = learning_rate
         self.max_steps = max_steps
         self.batch_size = batch_size
-        self.report_out_of_range = report_out_of_range
         self.seed = seed
         self.options()  # checks them
 
-        self.calibration: Calibration | None = None
-        self.unfamiliar: list[str] = []
-        self.tap = FeatureTap()
-        self._categories: Sequence[str] | None = None
-        self._last = _LastBatch()
-        self._owner: weakref.ref[AnomalibModule] | None = None
-        watch_for_owner(self, _note_owner)
-
-    # Checkpoints
-
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, *OPTIONS, "feature_layer", "report_out_of_range")
-
-    def checkpoint_config(self) -> dict[str, Any]:
-        """Get plain data to save in a checkpoint: arguments, and the structure of the calibration.
-
-        Returns:
-            dict[str, Any]: Plain data.
-        """
-        description = None if self.calibration is None else specification(self.calibration)
-        return super().checkpoint_config() | {"calibration": description}
-
-    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Restore what :meth:`checkpoint_config` returned, before the state dict is loaded.
-
-        Args:
-            config (dict[str, Any]): Plain data.
-        """
-        super().load_checkpoint_config(config)
-        description = config.get("calibration")
-        self.calibration = None if description is None else empty_calibration(description)
-        owner = self._owner() if self._owner is not None else None
-        if owner is not None:
-            self.calibration = None if self.calibration is None else self.calibration.to(owner.device)
-            self._attach(owner)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out state of this process. Hooks are copied with the model."""
-        return self.__dict__ | {"_owner": None, "_last": _LastBatch(), "_categories": None}
-
-    # Hooks in the model
-
-    def _attach(self, module: AnomalibModule) -> None:
-        """Hook into the model and its encoder, once; copies of a model already have the hooks."""
-        model, layer = module.model, find_feature_layer(module, self.feature_layer)
-        if not is_hooked("forward_pre", model, self._clear):
-            model.register_forward_pre_hook(self._clear)
-        if not is_hooked("forward", model, self._calibrate):
-            model.register_forward_hook(self._calibrate)
-        if not is_hooked("forward", layer, self.tap):
-            layer.register_forward_hook(self.tap)
-
-    def _clear(self, model: nn.Module, inputs: Any) -> None:
-        del model, inputs
-        self.tap.clear()
-
-    def _calibrate(self, model: nn.Module, inputs: Any, output: Any) -> InferenceBatch | None:
-        """Replace the output of the model in eval mode."""
-        del inputs
-        if model.training or self.calibration is None:
-            self.tap.clear()
-            return None
-        categories, self._categories = self._categories, None
-        prediction = self.calibration(self.tap.take(output.anomaly_map.shape[0]), categories)
-        self._last.unfamiliar = prediction.unfamiliar
-        return calibrate(output, prediction, self.source_of_score)
+        return (*super()._checkpoint_config_keys, *OPTIONS)
 
     @property
     def _validation_counts(self) -> bool:
         return self.targets == "training"
 
-    @property
-    def source_of_score(self) -> ScoreSource:
-        """Source of image scores: ``image_score`` with its default resolved."""
-        by_clusters = isinstance(self.calibration, LevelCalibration)
-        return self.image_score or ("model" if by_clusters else "top")
-
-    def forward(self, predictions: InferenceBatch) -> InferenceBatch | FlaggedBatch:  # type: ignore[override]
-        """Normalise calibrated predictions, for inference and export.
-
-        Args:
-            predictions (InferenceBatch): Output of the model, already calibrated.
-
-        Returns:
-            InferenceBatch: Normalised scores and labels; a :class:`FlaggedBatch` with ``report_out_of_range``.
-
-        Raises:
-            MissingCalibrationError: If the model has not been calibrated.
-        """
-        if self.calibration is None:
-            raise MissingCalibrationError
-        processed = super().forward(predictions)
-        if not self.report_out_of_range:
-            return processed
-        return FlaggedBatch(*processed, out_of_range=cast("Tensor", self._last.unfamiliar))
-
-    # Life cycle
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hook into the model and, before training, hold images out.
+        """Add the hooks to the model and, before training, hold images out.
 
         Args:
             trainer (Trainer): The trainer.
@@ -281,8 +157,7 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
                 and these are the test images.
             HeldOutError: If a category has a single normal image.
         """
-        self._attach(cast("AnomalibModule", pl_module))
-        keep_post_processor(pl_module, self)
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             CalibrationRun(self, trainer).prepare()
 
@@ -336,57 +211,3 @@ class CadaPostProcessor(OrderPreservingPostProcessor):
             ValueError: If one of them is out of its range.
         """
         return CalibrationOptions(**{name: getattr(self, name) for name in OPTIONS})
-
-    # Batches
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Store the categories of a batch, for CaDA-A."""
-        del trainer, pl_module, batch_idx, dataloader_idx
-        self._categories = getattr(batch, "category", None)
-
-    on_test_batch_start = on_validation_batch_start
-    on_predict_batch_start = on_validation_batch_start
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise an error if there is no calibration.
-
-        Raises:
-            MissingCalibrationError: If the model has not been calibrated.
-        """
-        if self.calibration is None:
-            raise MissingCalibrationError
-        super().on_test_start(trainer, pl_module)
-        self.unfamiliar = []
-
-    on_predict_start = on_test_start
-
-    def post_process_batch(self, batch: Batch) -> None:
-        """Normalise a batch, and collect the images that are unlike all training images.
-
-        Args:
-            batch (Batch): Batch with predictions.
-        """
-        paths = getattr(batch, "image_path", None)
-        flags, self._last.unfamiliar = self._last.unfamiliar, None
-        if flags is not None and paths is not None:
-            self.unfamiliar += [path for path, flag in zip(paths, flags.tolist(), strict=True) if flag]
-        super().post_process_batch(batch)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about images that are unlike all training images."""
-        del trainer, pl_module
-        if self.unfamiliar:
-            shown = [*self.unfamiliar[:3], "..."][: len(self.unfamiliar)]
-            logger.warning(
-                "%d images are unlike all images that CADA was calibrated with, their scores may be off: %s",
-                len(self.unfamiliar),
-                ", ".join(shown),
-            )
-
-    on_predict_end = on_test_end
-
-
-def _note_owner(post_processor: CadaPostProcessor, owner: AnomalibModule) -> None:
-    post_processor._owner = weakref.ref(owner)
