@@ -26,6 +26,7 @@ from anomalib_unias.deploy.stages import STAGES, StagedModel, load_runtimes, sta
 
 logger = logging.getLogger(__name__)
 
+_SMALLEST_RANGE = float(np.finfo(np.float32).tiny)
 REFERENCE = "lightning predict"
 DEFAULT_PRECISION = "openvino at default precision"
 
@@ -36,8 +37,10 @@ class ParityRow:
 
     Args:
         stage (str): Way to run the model; a name such as ``"onnx: network"`` is the effect of one stage only.
-        max_score_diff (float): Largest difference of image scores, relative to their range if that exceeds 1.
-        max_map_diff (float): Largest difference of anomaly maps, relative to their range. NaN without maps.
+        max_score_diff (float): Largest difference of image scores, relative to their range if that exceeds 1; infinite
+            if a score is NaN.
+        max_map_diff (float): Largest difference of anomaly maps, relative to their range; infinite if a pixel is NaN.
+            NaN without maps.
         label_flips (int): Number of images with another label.
         image_auroc (float): Image AUROC of its scores. NaN if there are not both normal and defective labels.
     """
@@ -75,7 +78,7 @@ class ParityReport:
             bool: Whether a score, a map, a label or the AUROC differs.
         """
         difference = np.nanmax([row.max_score_diff, row.max_map_diff, self._auroc_difference(row)])
-        return bool(difference > self.tolerance or row.label_flips or np.isnan(row.max_score_diff))
+        return bool(difference > self.tolerance or row.label_flips)
 
     def _auroc_difference(self, row: ParityRow) -> float:
         reference = next(other for other in self.rows if other.stage == REFERENCE)
@@ -246,13 +249,19 @@ def _compare(stage: str, found: Predictions, reference: Predictions, truth: dict
     scores = np.array([[one.score, other.score] for one, other in pairs])
     scale = max(1.0, float(np.ptp(scores[:, 1])))
     labels = [truth[file] for file in reference] if truth else []
+    auroc = roc_auc_score(labels, np.nan_to_num(scores[:, 0])) if len(set(labels)) == 2 else float("nan")
     return ParityRow(
         stage=stage,
-        max_score_diff=float(np.abs(scores[:, 0] - scores[:, 1]).max()) / scale,
+        max_score_diff=_largest_difference(scores[:, 0], scores[:, 1]) / scale,
         max_map_diff=_map_difference([(one.anomaly_map, other.anomaly_map) for one, other in pairs]),
         label_flips=sum(one.label != other.label for one, other in pairs),
-        image_auroc=float(roc_auc_score(labels, scores[:, 0])) if len(set(labels)) == 2 else float("nan"),
+        image_auroc=float(auroc),
     )
+
+
+def _largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Compute the largest difference of two arrays, infinite if a value is NaN."""
+    return float(np.nan_to_num(np.abs(one - other), nan=np.inf, posinf=np.inf).max())
 
 
 def _map_difference(pairs: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> float:
@@ -260,5 +269,5 @@ def _map_difference(pairs: Sequence[tuple[np.ndarray | None, np.ndarray | None]]
     maps = [(one, other) for one, other in pairs if one is not None and other is not None]
     if not maps:
         return float("nan")
-    span = max(other.max() for _, other in maps) - min(other.min() for _, other in maps)
-    return float(max(np.abs(one - other).max() for one, other in maps) / max(span, np.finfo(np.float32).tiny))
+    highest, lowest = (float(bound([bound(other) for _, other in maps])) for bound in (np.nanmax, np.nanmin))
+    return max(_largest_difference(one, other) for one, other in maps) / max(highest - lowest, _SMALLEST_RANGE)
