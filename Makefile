@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/anomalib train --model UniASLite --data configs/data/unified_synthetic.yaml --data.root $(DEMO)/products \
-		--default_root_dir $(DEMO) --seed_everything 0 --trainer.accelerator cpu --trainer.max_steps 250 \
+		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250 \
 		--trainer.callbacks anomalib_unias.EvaluationReport
 	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
 		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"

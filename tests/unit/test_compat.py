@@ -18,6 +18,7 @@ import openvino
 import pandas as pd
 import pytest
 import torch
+from anomalib.cli import AnomalibCLI
 from anomalib.data import ImageBatch, ImageItem, InferenceBatch, MVTecAD, MVTecAD2, Tabular
 from anomalib.data.utils import read_image
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
@@ -553,6 +554,16 @@ def test_anomalib_still_finds_models_in_private() -> None:
     assert anomalib.models._get_model_class_by_name("stfpm") is Stfpm
     functions = {name for name, value in vars(anomalib.models).items() if inspect.isfunction(value)}
     assert {name for name in functions if "model" in name and name[0] != "_"} == {"get_model", "list_models"}
+
+
+def test_the_command_of_anomalib_still_ignores_its_seed() -> None:
+    """README: the demo cannot set a seed."""
+    torch.manual_seed(1)
+    cli = AnomalibCLI(
+        ["train", "--model", "Padim", "--model.pre_trained", "false", "--seed_everything", "3"], run=False
+    )
+    assert cli.config["train"]["seed_everything"] == 3
+    assert torch.initial_seed() == 1
 
 
 def test_the_benchmark_of_anomalib_still_takes_plain_values_alone() -> None:
