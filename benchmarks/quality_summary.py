@@ -80,6 +80,8 @@ def summarize(table: pd.DataFrame, output: Path) -> None:
         table (pd.DataFrame): Rows of ``quality.csv``.
         output (Path): Folder.
     """
+    models = list(table["model"].unique())
+    table = table.sort_values("model", key=lambda names: names.map(models.index), kind="stable")  # in every group
     parts = [heading()]
     for group, rows in table.groupby("group", sort=False):
         products = sorted(set(rows["category"]) - set(_SETS))
