@@ -72,7 +72,7 @@ def evaluate(count: int, folder: Path) -> dict[str, float]:
         before = time.process_time()
         collection.add(image)
         picture = torch.zeros(3, 256, 256), image.anomaly_map, image.mask
-        galleries.offer(image, lambda picture=picture: draw_picture(*picture))
+        galleries.add(image, lambda picture=picture: draw_picture(*picture))
         adding += time.process_time() - before
         if time.perf_counter() - started > 60:
             started = time.perf_counter()
