@@ -13,7 +13,7 @@ holds out (a tenth) and tested once: all calibrations are applied to the same an
 - ``oracle``: ``cada`` with the levels of the other normal TEST images of the true category; an upper bound, not a
   method.
 
-The metric ``following`` is the leakage of defects into the prediction: how far the predicted statistics of defective
+The metric ``leakage`` measures how far defects leak into the prediction: how far the predicted statistics of defective
 images are above those of normal images of their category, as a share of how far the true statistics are above them (0:
 no leakage). ``fit_seconds`` is the time to fit the calibration, without running the model. ``cada.md`` has the main
 metrics; histograms of the image scores before and after calibration, for the first seed, are beside it.
@@ -70,9 +70,9 @@ def rate_rows(
         for kind, threshold in calibrations.thresholds(recorder, rate).items():
             alarms, defective = (scores[kind] > threshold).numpy(), labels.numpy()
             for category in (*sorted(set(categories)), "mixed"):
-                here = (names == category) | (category == "mixed")
-                rows.append((kind, rate, category, "false_alarm_rate", float(alarms[here & ~defective].mean())))
-                rows.append((kind, rate, category, "miss_rate", float(1 - alarms[here & defective].mean())))
+                chosen = (names == category) | (category == "mixed")
+                rows.append((kind, rate, category, "false_alarm_rate", float(alarms[chosen & ~defective].mean())))
+                rows.append((kind, rate, category, "miss_rate", float(1 - alarms[chosen & defective].mean())))
     return rows
 
 
@@ -121,8 +121,8 @@ def calibrate(
             if kind in predictions.seconds:
                 rows.append(("mixed", "fit_seconds", predictions.seconds[kind]))
             if kind != calibrations.NONE:
-                followed = calibrations.following(statistics, labels, categories, predictions.of(kind))
-                rows.append(("mixed", "following", followed))
+                leakage = calibrations.leakage(statistics, labels, categories, predictions.of(kind))
+                rows.append(("mixed", "leakage", leakage))
             found += [(kind, *row) for row in rows]
             values = {(category, metric): value for category, metric, value in rows}
             report(

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks.harness import answer_of, memory_mb, start_peak
+from benchmarks.harness import memory_mb, result_of, start_peak
 from benchmarks.speed import Predictor, compiled, in_turns
 
 from anomalib_unias import CadaPostProcessor, UniAS
@@ -36,7 +36,7 @@ from anomalib_unias.post_processing.fitting import fit_calibration
 
 OUTPUT = Path("benchmarks/results/cada_cost.csv")
 _SIZES = {8659: 12, 36_000: 30, 150_000: 200}
-_LOOKED_AT = 4096
+_MOST_IMAGES = 4096
 VARIANTS = {
     "cada": {"variant": "cada"},
     "cada, regressor": {"variant": "cada", "predictor": "regressor"},
@@ -45,7 +45,7 @@ VARIANTS = {
 }
 
 
-def random_data(checkpoint: Path, images: int, *, everything: bool) -> CalibrationData:
+def random_data(checkpoint: Path, images: int, *, all_images: bool) -> CalibrationData:
     """Make features of the right shapes, and statistics that depend on the category, for all images or those used."""
     model = UniAS.load_from_checkpoint(checkpoint).eval()
     tap = FeatureTap()
@@ -55,8 +55,8 @@ def random_data(checkpoint: Path, images: int, *, everything: bool) -> Calibrati
     features = tap.take(1)
     generator = torch.Generator().manual_seed(0)
     unseen = torch.arange(images) % 10 == 0
-    if not everything:
-        chosen = [torch.where(part)[0][:_LOOKED_AT] for part in (~unseen, unseen)]
+    if not all_images:
+        chosen = [torch.where(part)[0][:_MOST_IMAGES] for part in (~unseen, unseen)]
         unseen = unseen[torch.cat(chosen)]
     count, categories = len(unseen), _SIZES[images]
     category = torch.randint(categories, (count,), generator=generator)
@@ -64,7 +64,7 @@ def random_data(checkpoint: Path, images: int, *, everything: bool) -> Calibrati
     noise = 0.3 * torch.rand(count, centres.shape[1], generator=generator)
     level = (1 + category)[:, None] * map_statistics(output)
     statistics = level * (1 + 0.2 * torch.rand(count, 1, generator=generator))
-    maps = torch.rand(count, *shrink(features[-1]).shape[1:], generator=generator).half() if everything else None
+    maps = torch.rand(count, *shrink(features[-1]).shape[1:], generator=generator).half() if all_images else None
     return CalibrationData(
         descriptors=centres[category] + noise,
         statistics=statistics,
@@ -79,28 +79,28 @@ def fit(checkpoint: Path, variant: str, images: int) -> None:
     """Fit one variant; print seconds, peak memory in megabytes and the size of the calibration in megabytes."""
     options = CadaPostProcessor(**VARIANTS[variant]).options()
     before = start_peak()
-    data = random_data(checkpoint, images, everything=not options.by_clusters)
+    data = random_data(checkpoint, images, all_images=not options.by_clusters)
     started = time.perf_counter()
     calibration = fit_calibration(data, options)
-    kept = sum(tensor.nbytes for tensor in calibration.state_dict().values()) / 1e6
-    print(json.dumps([time.perf_counter() - started, memory_mb("VmHWM") - before, kept]))
+    size = sum(tensor.nbytes for tensor in calibration.state_dict().values()) / 1e6
+    print(json.dumps([time.perf_counter() - started, memory_mb("VmHWM") - before, size]))
 
 
-def look(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float, str, float]:
+def collect_statistics(checkpoint: Path, runs: int = 10, batch: int = 16) -> tuple[str, float, str, float]:
     """Measure the seconds to run the model on 1,000 images and compute their descriptors and statistics."""
     model = UniAS.load_from_checkpoint(checkpoint).eval()
     tap = FeatureTap()
     find_feature_layer(model).register_forward_hook(tap)
     images = torch.rand(batch, 3, *model.model.image_size)
 
-    def keep() -> None:
+    def collect() -> None:
         tap.clear()
         map_statistics(model.model(images))
         image_descriptors(tap.take(batch))
 
     with torch.no_grad():
-        seconds = in_turns([keep], runs)[:, 0]
-    return "look at 1000 images", *middle(1000 / batch * seconds, "s")
+        seconds = in_turns([collect], runs)[:, 0]
+    return "look at 1000 images", *median_and_spread(1000 / batch * seconds, "s")
 
 
 def inference(checkpoint: Path, runs: int) -> list[tuple[str, float, str, float]]:
@@ -116,14 +116,17 @@ def inference(checkpoint: Path, runs: int) -> list[tuple[str, float, str, float]
         requests.append(compiled(Predictor(model), 1).create_infer_request())
     images = np.random.default_rng(0).random((1, 3, 224, 224), np.float32)
     seconds = in_turns([lambda request=request: request.infer([images]) for request in requests], runs)
-    rows = [(f"inference, {name}", *middle(1e3 * column, "ms")) for name, column in zip(kinds, seconds.T, strict=True)]
+    rows = [
+        (f"inference, {name}", *median_and_spread(1e3 * column, "ms"))
+        for name, column in zip(kinds, seconds.T, strict=True)
+    ]
     for name, column, base in (("CADA", 2, 1), ("post-processing and CADA", 2, 0)):
         overhead = 100 * (seconds[:, column] / seconds[:, base] - 1)
-        rows.append((f"inference, overhead of {name}", *middle(overhead, "%")))
+        rows.append((f"inference, overhead of {name}", *median_and_spread(overhead, "%")))
     return rows
 
 
-def middle(values: np.ndarray, unit: str) -> tuple[float, str, float]:
+def median_and_spread(values: np.ndarray, unit: str) -> tuple[float, str, float]:
     """Compute median, unit and interquartile range."""
     low, high = np.percentile(values, (25, 75))
     return round(float(np.median(values)), 3), unit, round(float(high - low), 3)
@@ -141,13 +144,13 @@ def main() -> None:
     if options.fit:
         fit(options.checkpoint, options.fit[0], int(options.fit[1]))
         return
-    rows = [look(options.checkpoint), *inference(options.checkpoint, options.runs)]
+    rows = [collect_statistics(options.checkpoint), *inference(options.checkpoint, options.runs)]
     for variant, images in [*((name, min(_SIZES)) for name in VARIANTS), *(("cada", size) for size in _SIZES)][1:]:
         # A separate process, to measure its peak memory.
-        seconds, megabytes, kept = answer_of("benchmarks.cada_cost", *sys.argv[1:], "--fit", variant, images)
+        seconds, megabytes, size_mb = result_of("benchmarks.cada_cost", *sys.argv[1:], "--fit", variant, images)
         rows.append((f"fit {variant}, {images} images", round(seconds, 2), "s", 0.0))
         rows.append((f"fit {variant}, {images} images, peak memory", round(megabytes), "MB", 0.0))
-        rows.append((f"fit {variant}, {images} images, kept", round(kept, 3), "MB", 0.0))
+        rows.append((f"fit {variant}, {images} images, kept", round(size_mb, 3), "MB", 0.0))
         print(rows[-3:], flush=True)
     table = pd.DataFrame(rows, columns=["name", "value", "unit", "spread"])
     table.to_csv(OUTPUT, index=False)

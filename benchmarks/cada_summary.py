@@ -43,11 +43,11 @@ def draw(name: str, scores: Mapping[str, Tensor], labels: Tensor, categories: Se
     figure = Figure(figsize=(4 * len(scores), 1.2 * len(names) + 1))
     panels = figure.subplots(len(names), len(scores), sharex="col", squeeze=False)
     for row, category in zip(panels, names, strict=True):
-        here = torch.tensor([each == category for each in categories])
+        chosen = torch.tensor([each == category for each in categories])
         for panel, values in zip(row, scores.values(), strict=True):
             bins = torch.linspace(float(values.min()), float(values.quantile(0.98)), 40).tolist()
             for label, colour in ((False, "tab:blue"), (True, "tab:red")):
-                panel.hist(values[here & (labels == label)].tolist(), bins, color=colour, alpha=0.6)
+                panel.hist(values[chosen & (labels == label)].tolist(), bins, color=colour, alpha=0.6)
             panel.set_yticks([])
         row[0].set_ylabel(category)
     for panel, kind in zip(panels[0], scores, strict=True):

@@ -93,8 +93,8 @@ class Predictions:
         self.parts[ORACLE] = [NormalScores(*shifts, torch.zeros(len(rows), dtype=torch.bool))]
 
 
-def _logarithms(values: Tensor, wanted: bool) -> Tensor:
-    return values.clamp(min=torch.finfo(values.dtype).tiny).log() if wanted else values
+def _logarithms(values: Tensor, logarithm: bool) -> Tensor:
+    return values.clamp(min=torch.finfo(values.dtype).tiny).log() if logarithm else values
 
 
 def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str]], None]]:
@@ -130,14 +130,14 @@ def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str
 
 def _training_images(data: CalibrationData) -> CalibrationData:
     """Select the images that were not held out."""
-    seen = ~data.unseen
+    trained = ~data.unseen
     return CalibrationData(
-        descriptors=data.descriptors[seen],
-        statistics=data.statistics[seen],
-        scores=data.scores[seen],
-        categories=[name for name, kept in zip(data.categories or (), seen, strict=True) if kept],
-        unseen=data.unseen[seen],
-        maps=None if data.maps is None else data.maps[seen],
+        descriptors=data.descriptors[trained],
+        statistics=data.statistics[trained],
+        scores=data.scores[trained],
+        categories=[name for name, chosen in zip(data.categories or (), trained, strict=True) if chosen],
+        unseen=data.unseen[trained],
+        maps=None if data.maps is None else data.maps[trained],
     )
 
 
@@ -164,7 +164,7 @@ def apply(
     return output.anomaly_map, output.pred_score
 
 
-def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: NormalScores) -> float:
+def leakage(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: NormalScores) -> float:
     """Measure the leakage of defects into the predicted peak.
 
     It is the rise of the predicted peak on defective images, as a share of the rise of the true peak, in logarithms.
@@ -178,14 +178,14 @@ def following(statistics: Tensor, labels: Tensor, categories: Sequence[str], pre
     Returns:
         float: 0 for no leakage, 1 for complete leakage.
     """
-    own = statistics[:, 1].clamp(min=torch.finfo(torch.float32).tiny).log()
+    scores = statistics[:, 1].clamp(min=torch.finfo(torch.float32).tiny).log()
     predicted = (prediction.score_offset + prediction.score_scale).log()
-    moves = torch.zeros(2)
+    differences = torch.zeros(2)
     for category in set(categories):
-        here = torch.tensor([name == category for name in categories])
-        means = [values[here & labels].mean() - values[here & ~labels].mean() for values in (predicted, own)]
-        moves += torch.stack(means)
-    return float(moves[0] / moves[1])
+        chosen = torch.tensor([name == category for name in categories])
+        means = [values[chosen & labels].mean() - values[chosen & ~labels].mean() for values in (predicted, scores)]
+        differences += torch.stack(means)
+    return float(differences[0] / differences[1])
 
 
 def statistics_of(maps: Tensor) -> Tensor:

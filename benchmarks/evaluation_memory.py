@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks.harness import append, memory_mb, say, start_peak
+from benchmarks.harness import append, log, memory_mb, start_peak
 from benchmarks.metrics_memory import make_image
 
 from anomalib_unias.metrics import PixelMetrics, summarize
@@ -72,11 +72,11 @@ def evaluate(count: int, folder: Path) -> dict[str, float]:
         before = time.process_time()
         collection.add(image)
         picture = torch.zeros(3, 256, 256), image.anomaly_map, image.mask
-        galleries.offer(image, lambda picture=picture: draw_picture(*picture))
+        galleries.add(image, lambda picture=picture: draw_picture(*picture))
         adding += time.process_time() - before
         if time.perf_counter() - started > 60:
             started = time.perf_counter()
-            say(f"{number} images, {memory_mb('VmRSS'):.0f} MiB")
+            log(f"{number} images, {memory_mb('VmRSS'):.0f} MiB")
     before = time.process_time()
     images, tables = collection.images(), collection.pixel_tables(torch.device("cpu"))
     results = summarize(images, tables, 0.3, MAX_ROWS)
@@ -107,7 +107,7 @@ def main() -> None:
         "report_mb": round(size / 2**20, 1),
     }
     append(options.output / "evaluation.csv", pd.DataFrame([row]))
-    say(str(row))
+    log(str(row))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ def draw(gallery: Path) -> Figure:
     rows = {title: files for title, files in rows.items() if files}
     figure = Figure(figsize=(9, 1.65 * len(rows)), layout="constrained")
     for axes, (title, files) in zip(figure.subplots(len(rows), COLUMNS, squeeze=False), rows.items(), strict=True):
-        for place in axes:
-            place.axis("off")
-        for place, file in zip(axes, files, strict=False):
-            place.imshow(mpimg.imread(file))
+        for panel in axes:
+            panel.axis("off")
+        for panel, file in zip(axes, files, strict=False):
+            panel.imshow(mpimg.imread(file))
         axes[0].set_title(title, loc="left", fontsize=9)
     return figure
 

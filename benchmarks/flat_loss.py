@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-_STEPS_BETWEEN_LOOKS = 20
+_STEPS_BETWEEN_CHECKS = 20
 
 
 def is_flat(losses: Sequence[float], share: float = 0.2, least: int = 200, gain: float = 0.01) -> bool:
@@ -70,8 +70,8 @@ class FlatLoss(Callback):
         del pl_module, batch, batch_idx
         self.losses.append(float(outputs["loss"]))
         seconds = time.perf_counter() - self._started
-        over = seconds >= self.most_seconds
-        if over or (seconds >= self.least_seconds and len(self.losses) % _STEPS_BETWEEN_LOOKS == 0):
+        timed_out = seconds >= self.most_seconds
+        if timed_out or (seconds >= self.least_seconds and len(self.losses) % _STEPS_BETWEEN_CHECKS == 0):
             self.flat = is_flat(self.losses)
-            if over or self.flat:
+            if timed_out or self.flat:
                 trainer.should_stop = True

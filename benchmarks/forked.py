@@ -19,7 +19,7 @@ _UNCAUGHT = 70
 
 _DIE_WITH_PARENT = 1
 _INTERNAL = ("KeyError", "IndexError", "AttributeError", "AssertionError", "UnboundLocalError", "UnpicklingError")
-_LOOK = 0.01
+_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Ended:
 
     Args:
         status (int | None): Exit status, negative for a signal; ``None`` if it was killed after the time limit.
-        told (str): Its output, with the traceback of an uncaught exception.
+        output (str): Its output, with the traceback of an uncaught exception.
         error (str): Type and message of the exception, or the message of ``SystemExit``; empty if there is none.
         caught (bool): Whether that message is all that the user sees.
     """
 
     status: int | None
-    told: str
+    output: str
     error: str
     caught: bool
 
@@ -54,16 +54,16 @@ class Ended:
         named = any(name in self.error for name in names)
         if self.status < 0 or not named:
             return "crash"
-        internal = "Traceback" in self.told if self.caught else self.error.startswith(_INTERNAL)
+        internal = "Traceback" in self.output if self.caught else self.error.startswith(_INTERNAL)
         return "crash" if internal else "clear_error"
 
 
-def start(work: Work, told: Path) -> int:
+def start(work: Work, output: Path) -> int:
     """Start a function in a copy of this process, which must have one thread.
 
     Args:
         work (Work): The function.
-        told (Path): File for its output.
+        output (Path): File for its output.
 
     Returns:
         int: Identifier of the process.
@@ -72,11 +72,11 @@ def start(work: Work, told: Path) -> int:
     sys.stderr.flush()
     process = os.fork()
     if process == 0:
-        _run(work, told)
+        _run(work, output)
     return process
 
 
-def wait(process: int, told: Path, limit: float) -> Ended:
+def wait(process: int, output: Path, limit: float) -> Ended:
     """Wait for a process, and kill it if it hangs.
 
     A process hangs if it has computed for longer than the limit, or has not computed at all for half of it. Wall time
@@ -84,7 +84,7 @@ def wait(process: int, told: Path, limit: float) -> Ended:
 
     Args:
         process (int): Identifier from :func:`start`.
-        told (Path): File for its output, as given to :func:`start`.
+        output (Path): File for its output, as given to :func:`start`.
         limit (float): Seconds of computing time.
 
     Returns:
@@ -97,26 +97,26 @@ def wait(process: int, told: Path, limit: float) -> Ended:
             used, since = now, time.monotonic()
         if used > limit or time.monotonic() - since > limit / 2:
             kill(process)
-            return Ended(None, _read(told), "", caught=False)
-        time.sleep(_LOOK)
+            return Ended(None, _read(output), "", caught=False)
+        time.sleep(_POLL_SECONDS)
     status = os.waitstatus_to_exitcode(found[1])
-    note = _note(told)
-    said = json.loads(note.read_text()) if note.exists() else {"error": _read(told), "caught": True}
-    return Ended(status, _read(told), **said)
+    note = _note(output)
+    record = json.loads(note.read_text()) if note.exists() else {"error": _read(output), "caught": True}
+    return Ended(status, _read(output), **record)
 
 
-def run(work: Work, told: Path, limit: float) -> Ended:
+def run(work: Work, output: Path, limit: float) -> Ended:
     """Start a function, and wait for it.
 
     Args:
         work (Work): The function.
-        told (Path): File for its output.
+        output (Path): File for its output.
         limit (float): Seconds, see :func:`wait`.
 
     Returns:
         Ended: How the process ended.
     """
-    return wait(start(work, told), told, limit)
+    return wait(start(work, output), output, limit)
 
 
 def kill(process: int) -> None:
@@ -129,16 +129,16 @@ def kill(process: int) -> None:
     os.waitpid(process, 0)
 
 
-def _run(work: Work, told: Path) -> NoReturn:
+def _run(work: Work, output: Path) -> NoReturn:
     status = _UNCAUGHT
     try:
         # Linux: a process that hangs does not outlive the benchmark.
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        _note(told).unlink(missing_ok=True)
-        status = _called(work, told)
+        _note(output).unlink(missing_ok=True)
+        status = _run_work(work, output)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -146,7 +146,7 @@ def _run(work: Work, told: Path) -> NoReturn:
         os._exit(status)
 
 
-def _called(work: Work, told: Path) -> int:
+def _run_work(work: Work, output: Path) -> int:
     try:
         work()
     except SystemExit as stop:
@@ -154,11 +154,11 @@ def _called(work: Work, told: Path) -> int:
             return 0
         if not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
-            _leave_note(told, str(stop.code), caught=True)
+            _write_note(output, str(stop.code), caught=True)
         return stop.code if isinstance(stop.code, int) else 1
     except BaseException as error:
         traceback.print_exc()
-        _leave_note(told, f"{type(error).__name__}: {error}", caught=False)
+        _write_note(output, f"{type(error).__name__}: {error}", caught=False)
         return _UNCAUGHT
     return 0
 
@@ -169,12 +169,12 @@ def _computing_time(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _note(told: Path) -> Path:
-    return told.with_suffix(".note")
+def _note(output: Path) -> Path:
+    return output.with_suffix(".note")
 
 
-def _leave_note(told: Path, error: str, *, caught: bool) -> None:
-    _note(told).write_text(json.dumps({"error": error, "caught": caught}))
+def _write_note(output: Path, error: str, *, caught: bool) -> None:
+    _note(output).write_text(json.dumps({"error": error, "caught": caught}))
 
 
 def _read(path: Path) -> str:

@@ -46,9 +46,9 @@ class Group:
             >>> Group.parse("few=src@4").train_images
             4
         """
-        name, equals, place = text.partition("=")
-        place, at, number = place.partition("@")
-        folder, _, names = place.partition(":")
+        name, equals, location = text.partition("=")
+        location, at, number = location.partition("@")
+        folder, _, names = location.partition(":")
         if not (name and equals and folder) or (at and not (number.isdigit() and int(number) > 0)):
             msg = f"expected NAME=DIR or NAME=DIR:category,category, and @NUMBER of training images, got {text!r}"
             raise argparse.ArgumentTypeError(msg)

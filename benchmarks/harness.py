@@ -28,7 +28,7 @@ _MARK = "  ... "
 _STARTED = time.perf_counter()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a line with the time since the start of this process."""
     print(f"[{timedelta(seconds=int(time.perf_counter() - _STARTED))}] {text}", flush=True)
 
@@ -55,7 +55,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(columns))
     table = pd.read_csv(path, dtype={name: str for name in columns if name not in {"seed", "value"}})
     if list(table.columns) != list(columns):
-        msg = f"{path} has the columns {list(table.columns)}, expected {list(columns)}. Move it away: it is of old."
+        msg = f"{path} has the columns {list(table.columns)}, expected {list(columns)}. Move it away, it is outdated."
         raise ValueError(msg)
     return table
 
@@ -95,7 +95,7 @@ def run_all(module: str, jobs: Sequence[tuple[str, ...]], output: Path) -> bool:
     failed: dict[str, Sequence[str]] = {}
     for number, job in enumerate(jobs, start=1):
         name = ", ".join(job)
-        say(f"{number}/{len(jobs)}: {name}")
+        log(f"{number}/{len(jobs)}: {name}")
         started = time.perf_counter()
         last: deque[str] = deque(maxlen=_LAST_LINES)
         # A separate process, to measure its peak memory.
@@ -103,11 +103,11 @@ def run_all(module: str, jobs: Sequence[tuple[str, ...]], output: Path) -> bool:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             for line in process.stdout or ():
                 if line.startswith(_MARK):
-                    say(line.rstrip())
+                    log(line.rstrip())
                 last.append(line)
         if process.returncode:
             failed[name] = [f"exit code {process.returncode}\n", *last]
-            say(f"{name} failed, see below")
+            log(f"{name} failed, see below")
         else:
             _note_run(output, module, name, time.perf_counter() - started)
     for name, lines in failed.items():
@@ -138,8 +138,8 @@ def without_folders(arguments: Sequence[str]) -> str:
         if word == "--output":
             next(words)
         elif word == "--group":
-            name, _, place = next(words).partition("=")
-            _, colon, categories = place.partition(":")
+            name, _, location = next(words).partition("=")
+            _, colon, categories = location.partition(":")
             shown += [word, f"{name}=DIR{colon}{categories}"]
         else:
             shown.append(word)
@@ -167,7 +167,7 @@ def machine() -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def answer_of(
+def result_of(
     module: str,
     *arguments: Any,
     limit_gb: float | None = None,

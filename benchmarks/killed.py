@@ -30,13 +30,13 @@ def training(folder: Path, data: Path) -> None:
     torch.manual_seed(0)
     model = tiny_model(post_processor=CadaPostProcessor(), evaluator=False, feature_cache="memory")
     datamodule = two_products(data, seed=1)
-    keep = ModelCheckpoint(folder, save_last=True, every_n_train_steps=_STEPS_OF_EPOCH)
+    checkpoints = ModelCheckpoint(folder, save_last=True, every_n_train_steps=_STEPS_OF_EPOCH)
     last = folder / "last.ckpt"
     engine = Engine(
         default_root_dir=folder / "engine",
         accelerator="cpu",
         max_steps=_STEPS,
-        callbacks=[keep],
+        callbacks=[checkpoints],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -58,26 +58,29 @@ def killed_trainings(work: Path, data: Path, kills: int, limit: float, rng: np.r
     Returns:
         dict[str, int]: ``tried`` and the counts of the outcomes. ``lost`` counts tensors that differ.
     """
-    whole = work / "whole"
-    whole.mkdir()
+    reference = work / "reference"
+    reference.mkdir()
     started = time.monotonic()
-    ended = forked.run(partial(training, whole, data), whole / "told.txt", limit)
+    ended = forked.run(partial(training, reference, data), reference / "output.txt", limit)
     _require_result(ended)
     seconds = time.monotonic() - started
 
     def begin(folder: Path) -> None:
         folder.mkdir()
-        process = forked.start(partial(training, folder, data), folder / "told.txt")
+        process = forked.start(partial(training, folder, data), folder / "output.txt")
         _kill_after(process, rng.uniform(0, seconds))
 
-    def go_on(folder: Path) -> tuple[forked.Ended, int]:
-        kept = len(list(folder.glob("last.ckpt")))
-        ended = forked.run(partial(training, folder, data), folder / "told.txt", limit)
-        lost = _different_tensors(whole, folder)
-        print(f"training resumed {'from a checkpoint' if kept else 'from nothing'}: {lost} tensors differ", flush=True)
+    def resume(folder: Path) -> tuple[forked.Ended, int]:
+        resumable = len(list(folder.glob("last.ckpt")))
+        ended = forked.run(partial(training, folder, data), folder / "output.txt", limit)
+        lost = _different_tensors(reference, folder)
+        print(
+            f"training resumed {'from a checkpoint' if resumable else 'from nothing'}: {lost} tensors differ",
+            flush=True,
+        )
         return ended, lost
 
-    return _killed(work, kills, begin, go_on)
+    return _killed(work, kills, begin, resume)
 
 
 def killed_inspections(
@@ -102,28 +105,28 @@ def killed_inspections(
         arguments = ("--output", folder / "lines.jsonl", "--overlays", folder / "shown", "--resume", "true")
         return partial(inspect, model, images, *arguments)
 
-    whole = work / "whole"
-    whole.mkdir()
+    reference = work / "reference"
+    reference.mkdir()
     started = time.monotonic()
-    _require_result(forked.run(inspection(whole), whole / "told.txt", limit))
+    _require_result(forked.run(inspection(reference), reference / "output.txt", limit))
     seconds = time.monotonic() - started
-    lines, pictures = lines_of(whole / "lines.jsonl"), pictures_of(whole / "shown")
+    lines, pictures = lines_of(reference / "lines.jsonl"), pictures_of(reference / "shown")
 
     def begin(folder: Path) -> None:
         folder.mkdir()
-        process = forked.start(inspection(folder), folder / "told.txt")
+        process = forked.start(inspection(folder), folder / "output.txt")
         _kill_after(process, rng.uniform(0, seconds))
 
-    def go_on(folder: Path) -> tuple[forked.Ended, int]:
+    def resume(folder: Path) -> tuple[forked.Ended, int]:
         before = (folder / "lines.jsonl").read_bytes().count(b"\n") if (folder / "lines.jsonl").exists() else 0
-        ended = forked.run(inspection(folder), folder / "told.txt", limit)
+        ended = forked.run(inspection(folder), folder / "output.txt", limit)
         found = lines_of(folder / "lines.jsonl")
         lost = abs(len(found) - len(lines)) + sum(line not in lines for line in found)
         lost += len(pictures.items() ^ pictures_of(folder / "shown").items())
         print(f"inspection resumed after {before} of {len(lines)} lines: {lost} differ", flush=True)
         return ended, lost
 
-    return _killed(work, kills, begin, go_on)
+    return _killed(work, kills, begin, resume)
 
 
 def lines_of(output: Path) -> list[dict]:
@@ -136,8 +139,8 @@ def lines_of(output: Path) -> list[dict]:
         list[dict]: One entry for each line.
     """
     entries = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-    kept = ({name: value for name, value in entry.items() if name != "milliseconds"} for entry in entries)
-    return sorted(kept, key=lambda entry: entry["image"])
+    compared = ({name: value for name, value in entry.items() if name != "milliseconds"} for entry in entries)
+    return sorted(compared, key=lambda entry: entry["image"])
 
 
 def pictures_of(folder: Path) -> dict[str, bytes]:
@@ -153,17 +156,17 @@ def pictures_of(folder: Path) -> dict[str, bytes]:
 
 
 def _killed(
-    work: Path, kills: int, begin: Callable[[Path], None], go_on: Callable[[Path], tuple[forked.Ended, int]]
+    work: Path, kills: int, begin: Callable[[Path], None], resume: Callable[[Path], tuple[forked.Ended, int]]
 ) -> dict[str, int]:
     counts: Counter[str] = Counter(tried=kills)
     for number in range(kills):
         folder = work / str(number)
         begin(folder)
-        ended, lost = go_on(folder)
+        ended, lost = resume(folder)
         kind = ended.kind([])
         counts.update({kind: 1, "lost": lost})
         if kind != "result":
-            print(ended.told[-2000:], flush=True)
+            print(ended.output[-2000:], flush=True)
     return dict(counts)
 
 
@@ -174,17 +177,17 @@ def _kill_after(process: int, seconds: float) -> None:
 
 def _require_result(ended: forked.Ended) -> None:
     if ended.status != 0:
-        msg = f"What is not killed does not come to a result: {ended.told[-2000:]}"
+        msg = f"The reference run, which is not killed, failed: {ended.output[-2000:]}"
         raise RuntimeError(msg)
 
 
-def _different_tensors(whole: Path, resumed: Path) -> int:
+def _different_tensors(reference: Path, resumed: Path) -> int:
     """Count tensors of the final model, and of its last checkpoint, that are missing or have other values."""
     if not (resumed / "final.pt").exists():
         return 1
     pairs = [
         (torch.load(folder / "final.pt"), torch.load(folder / "last.ckpt", weights_only=False)["state_dict"])
-        for folder in (whole, resumed)
+        for folder in (reference, resumed)
     ]
     return sum(
         before.keys() != after.keys()

@@ -31,8 +31,8 @@ from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.models import EfficientAd, Padim, Patchcore, ReverseDistillation, Stfpm, Supersimplenet
 from anomalib.models.components import AnomalibModule
-from benchmarks.harness import answer_of, append, memory_mb
-from benchmarks.preset import BACKBONE, LAYERS, make_up_prototypes
+from benchmarks.harness import append, memory_mb, result_of
+from benchmarks.preset import BACKBONE, LAYERS, fit_random_prototypes
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -53,7 +53,7 @@ KEY = COLUMNS[:5]
 WARM_UP = 5
 # A row is measured up to ATTEMPTS times, until others take at most this share of a processor.
 ATTEMPTS = 5
-QUIET = 0.03
+LARGEST_STOLEN_SHARE = 0.03
 COMPRESSIONS = {
     "fp32": None,
     "fp16": CompressionType.FP16,
@@ -66,7 +66,7 @@ PATCHCORE_BANK = 4155
 
 def _unias_lite() -> AnomalibModule:
     model = UniAS(**UNIAS_LITE | {"pre_trained": False})
-    make_up_prototypes(model.model)
+    fit_random_prototypes(model.model)
     return model
 
 
@@ -137,7 +137,7 @@ def export(name: str, precision: str, kind: str, work: Path, images: Path) -> Pa
     return model.to_openvino(folder, compression_type=compression, datamodule=data, onnx_kwargs=options)
 
 
-def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator[float]:
+def latencies(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator[float]:
     """Yield the milliseconds of one image after the other, for ever."""
     if backend == "openvino" and mode != "anomalib":
         hint = "throughput" if mode == "async" else "latency"
@@ -163,13 +163,13 @@ def answers(backend: str, mode: str, path: Path, images: list[Path]) -> Iterator
 def measure(row: dict[str, str], path: Path, images: list[Path], seconds: float) -> dict[str, object]:
     """Measure one row in this process."""
     path = path.resolve()  # the working directory changes
-    source = answers(row["backend"], row["mode"], path, [image.resolve() for image in images])
+    source = latencies(row["backend"], row["mode"], path, [image.resolve() for image in images])
     for _ in range(WARM_UP):
         next(source)
-    looks = [look(source, seconds)]
-    while looks[-1][0] > QUIET and len(looks) < ATTEMPTS:
-        looks.append(look(source, seconds))
-    _, images_per_second, times = min(looks, key=itemgetter(0))
+    measurements = [measure_once(source, seconds)]
+    while measurements[-1][0] > LARGEST_STOLEN_SHARE and len(measurements) < ATTEMPTS:
+        measurements.append(measure_once(source, seconds))
+    _, images_per_second, times = min(measurements, key=itemgetter(0))
     size = sum(file.stat().st_size for file in path.parent.glob("model*") if file.is_file())
     return row | {
         "images_per_second": round(images_per_second, 3),
@@ -180,7 +180,7 @@ def measure(row: dict[str, str], path: Path, images: list[Path], seconds: float)
     }
 
 
-def look(source: Iterator[float], seconds: float) -> tuple[float, float, list[float]]:
+def measure_once(source: Iterator[float], seconds: float) -> tuple[float, float, list[float]]:
     """Measure the share of a processor that others took, images per second, and milliseconds of every image."""
     stolen, times, started = stolen_seconds(), [], time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or len(times) < WARM_UP:
@@ -227,10 +227,10 @@ def main() -> None:
         for row, kind in rows_of(model):
             if row["precision"] in options.precisions and not is_done(row, options.output):
                 path = export(model, row["precision"], kind, options.work, images[0].parent)
-                given = ["--row", json.dumps(row), "--path", path, "--seconds", options.seconds]
-                given += ["--image_size", options.image_size, "--work", options.work]
+                arguments = ["--row", json.dumps(row), "--path", path, "--seconds", options.seconds]
+                arguments += ["--image_size", options.image_size, "--work", options.work]
                 try:
-                    found = answer_of("benchmarks.latency", *given)
+                    found = result_of("benchmarks.latency", *arguments)
                 except RuntimeError as error:
                     print(f"Failed: {error}", flush=True)
                     continue

@@ -40,15 +40,15 @@ def _cut_off(path: Path, rng: np.random.Generator) -> None:
 
 def _changed_bytes(path: Path, rng: np.random.Generator) -> None:
     data = np.frombuffer(_of_any_format(rng), np.uint8).copy()
-    places = rng.integers(0, len(data), int(rng.integers(1, 20)))
-    data[places] = rng.integers(0, 256, len(places))
+    positions = rng.integers(0, len(data), int(rng.integers(1, 20)))
+    data[positions] = rng.integers(0, 256, len(positions))
     path.write_bytes(data.tobytes())
 
 
 def _changed_header(path: Path, rng: np.random.Generator) -> None:
     data = np.frombuffer(_of_any_format(rng), np.uint8).copy()
-    places = rng.integers(4, 64, 4)
-    data[places] = rng.integers(0, 256, len(places))
+    positions = rng.integers(4, 64, 4)
+    data[positions] = rng.integers(0, 256, len(positions))
     path.write_bytes(data.tobytes())
 
 

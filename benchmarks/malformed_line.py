@@ -33,19 +33,19 @@ def inspected_images(work: Path, model: Path, count: int, limit: float, rng: np.
     cases = _write_images(work / "inputs", count, rng)
     output = work / "inputs.jsonl"
     arguments = (model, work / "inputs", "--output", output, "--overlays", work / "shown")
-    ended = forked.run(partial(inspect, *arguments), work / "told.txt", limit)
+    ended = forked.run(partial(inspect, *arguments), work / "output.txt", limit)
     found: dict[str, list[dict]] = {}
     for entry in lines_of(output):
         found.setdefault(entry["image"], []).append(entry)
     failed = None if ended.status in {0, 1} else ended.kind([])
     if failed:
-        print(ended.told[-2000:], flush=True)
+        print(ended.output[-2000:], flush=True)
 
     def outcome(path: Path) -> str:
         lines = found.get(str(path), [])
         if len(lines) == 1:
             return "clear_error" if "error" in lines[0] else "result"
-        if not lines and (path.is_dir() or f"{str(path)!r} is skipped" in " ".join(ended.told.split("\n"))):
+        if not lines and (path.is_dir() or f"{str(path)!r} is skipped" in " ".join(ended.output.split("\n"))):
             return "clear_error"
         return failed or "lost"
 
@@ -97,8 +97,8 @@ def sources(work: Path, images: Path, model: Path, rng: np.random.Generator) -> 
     cut.write_bytes(_RESULT + b'{"ima')
     yield "results with the last line cut off", [_resumed(model, good, cut)]
     existing = _random(work / "existing.txt", rng)
-    taken = partial(inspect, model, good, "--output", existing)
-    yield "results that nobody wants to go on with", [Attempt(taken, [existing.name])]
+    overwrite = partial(inspect, model, good, "--output", existing)
+    yield "results that nobody wants to go on with", [Attempt(overwrite, [existing.name])]
     inside = partial(inspect, model, images, "--overlays", images / "overlays")
     yield "pictures that would be inspected", [Attempt(inside, ["overlays"])]
     below = partial(inspect, model, good, "--output", good / "results.jsonl")
@@ -136,8 +136,8 @@ def _models(folder: Path, model: Path, rng: np.random.Generator) -> list[Path]:
         if number % 4 < 2:
             data = data[: int(rng.integers(0, len(data)))]
         else:
-            for place in rng.integers(0, len(data), 3):
-                data[place] = rng.integers(32, 127)
+            for position in rng.integers(0, len(data), 3):
+                data[position] = rng.integers(32, 127)
         target.write_bytes(data)
         paths.append(path)
     return paths

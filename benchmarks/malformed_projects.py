@@ -143,12 +143,12 @@ def folders(project: Project, count: int, rng: np.random.Generator) -> Iterator[
         data = project.copy(number)
         target = data / parts[number % len(parts)]
         shutil.rmtree(target)
-        how = rng.integers(4)
-        if how == 1:
+        damage = rng.integers(4)
+        if damage == 1:
             target.mkdir()
-        elif how == 2:
+        elif damage == 2:
             target.write_bytes(rng.bytes(20))
-        elif how == 3:
+        elif damage == 3:
             target.symlink_to(target)
         yield Attempt(partial(train, project, data), [str(data), "plate", "categor"])
 
@@ -162,20 +162,20 @@ def tables(project: Project, count: int, rng: np.random.Generator) -> Iterator[A
     for number in range(count):
         path = project.root / f"table{number}.csv"
         text = bytearray(good.encode())
-        how = number % 6
-        if how == 0:
+        damage = number % 6
+        if damage == 0:
             text = text[: int(rng.integers(0, len(text)))]
-        elif how == 1:
+        elif damage == 1:
             text = bytearray(rng.bytes(500))
-        elif how == 2:
-            for place in rng.integers(0, len(text), 30):
-                text[place] = rng.integers(32, 127)
-        elif how == 3:
+        elif damage == 2:
+            for position in rng.integers(0, len(text), 30):
+                text[position] = rng.integers(32, 127)
+        elif damage == 3:
             text = text.replace(b"label_index", b"label")
-        elif how == 4:
+        elif damage == 4:
             text = text.replace(b"plate", b"missing")
         path.write_bytes(text)
-        yield Attempt(partial(_train_table, project, path, as_folder=how == 5), [path.name, "table", "missing"])
+        yield Attempt(partial(_train_table, project, path, as_folder=damage == 5), [path.name, "table", "missing"])
 
 
 def _train_table(project: Project, path: Path, *, as_folder: bool) -> None:
@@ -233,14 +233,14 @@ def _command(project: Project, command: str, config: Path) -> None:
 
 
 def _damaged(text: bytes, rng: np.random.Generator) -> bytes:
-    how = rng.integers(3)
-    if how == 0:
+    damage = rng.integers(3)
+    if damage == 0:
         return text[: int(rng.integers(0, len(text)))]
-    if how == 1:
+    if damage == 1:
         return rng.bytes(200)
     changed = bytearray(text)
-    for place in rng.integers(0, len(text), 5):
-        changed[place] = rng.integers(32, 127)
+    for position in rng.integers(0, len(text), 5):
+        changed[position] = rng.integers(32, 127)
     return bytes(changed)
 
 
@@ -263,26 +263,26 @@ def checkpoints(run: Callable[[Project, Path], object]) -> Case:
     return attempts
 
 
-def _write_checkpoint(path: Path, good: Path, how: int, rng: np.random.Generator) -> None:
+def _write_checkpoint(path: Path, good: Path, damage: int, rng: np.random.Generator) -> None:
     data = good.read_bytes()
-    if how == 0:
+    if damage == 0:
         path.write_bytes(data[: int(rng.integers(0, len(data)))])
-    elif how == 1:
+    elif damage == 1:
         path.write_bytes(rng.bytes(int(rng.integers(1, 4000))))
-    elif how == 2:
+    elif damage == 2:
         changed = bytearray(data)
-        for place in rng.integers(0, len(data), 20):
-            changed[place] = rng.integers(256)
+        for position in rng.integers(0, len(data), 20):
+            changed[position] = rng.integers(256)
         path.write_bytes(changed)
-    elif how == 3:
+    elif damage == 3:
         path.mkdir()
-    elif how == 4:
+    elif damage == 4:
         torch.save([None, {"state_dict": 3}, torch.ones(2), "text"][int(rng.integers(4))], path)
-    elif how == 5:
+    elif damage == 5:
         checkpoint = torch.load(io.BytesIO(data), weights_only=False)
         del checkpoint[str(rng.choice(["state_dict", "hyper_parameters", "pytorch-lightning_version"]))]
         torch.save(checkpoint, path)
-    elif how == 6:
+    elif damage == 6:
         checkpoint = torch.load(io.BytesIO(data), weights_only=False)
         del checkpoint["state_dict"][str(rng.choice([key for key in checkpoint["state_dict"] if key[:6] == "model."]))]
         torch.save(checkpoint, path)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPR, AUPRO, F1AdaptiveThreshold
-from benchmarks.harness import answer_of, memory_mb, start_peak
+from benchmarks.harness import memory_mb, result_of, start_peak
 from scipy import ndimage
 
 from anomalib_unias.metrics import F1Threshold, PixelMetrics
@@ -123,7 +123,7 @@ def measure_here(implementation: str, images: int) -> dict[str, float]:
 def measure(implementation: str, images: int, limit_gb: float) -> dict[str, float] | None:
     """Run one implementation in a separate process; ``None`` if it was stopped."""
     # Return large freed blocks to the system at once: otherwise the peak includes what the allocator keeps.
-    return answer_of(
+    return result_of(
         "benchmarks.metrics_memory",
         *("--measure", implementation, "--images", images),
         limit_gb=limit_gb,

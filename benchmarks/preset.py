@@ -8,7 +8,7 @@ BACKBONE = "tf_efficientnet_lite0_pypi"
 LAYERS = ["blocks.2", "blocks.4"]
 
 
-def make_up_prototypes(model: UniASModel) -> None:
+def fit_random_prototypes(model: UniASModel) -> None:
     """Fill the prototypes of an untrained model with random values: a runtime could merge equal prototypes."""
     if model.prototypes is not None:
         views = model.prototypes.views.values()

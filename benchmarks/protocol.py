@@ -27,7 +27,7 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from benchmarks.flat_loss import FlatLoss
 from benchmarks.groups import BUILT_IN, Group
-from benchmarks.harness import memory_mb, missing, read_table, report, run_all, say
+from benchmarks.harness import log, memory_mb, missing, read_table, report, run_all
 from benchmarks.measured import Row, table_rows
 from benchmarks.models import ONE_PASS, PRESET, PRESETS, SIZE
 from benchmarks.supersimplenet import EPOCHS
@@ -77,7 +77,7 @@ class ProgressLines(Callback):
 
     def __init__(self) -> None:
         self.steps = 0
-        self._said = time.perf_counter()
+        self._last_report = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,8 +85,8 @@ class ProgressLines(Callback):
         """Count the batch."""
         del pl_module, batch, batch_idx
         self.steps += 1
-        if time.perf_counter() - self._said >= _SECONDS_BETWEEN_LINES:
-            self._said = time.perf_counter()
+        if time.perf_counter() - self._last_report >= _SECONDS_BETWEEN_LINES:
+            self._last_report = time.perf_counter()
             loss = f", loss {float(outputs['loss']):.4g}" if isinstance(outputs, dict) else ""
             report(f"epoch {trainer.current_epoch}, step {self.steps}{loss}")
 
@@ -132,7 +132,7 @@ def train(
     seed: int,
     arguments: Mapping[str, Any],
     folder: str,
-    own_features: bool = True,
+    separate_features: bool = True,
 ) -> Trained:
     """Train a model without validation, as no metric depends on a threshold.
 
@@ -142,8 +142,8 @@ def train(
         seed (int): Seed.
         arguments (Mapping[str, Any]): Arguments of the trainer, see :func:`length`.
         folder (str): Folder for the files of the engine.
-        own_features (bool): Whether this run computes its frozen features itself, instead of using a cache of earlier
-            runs, so that its time includes them. Defaults to ``True``.
+        separate_features (bool): Whether this run computes its frozen features itself, instead of using a cache of
+            earlier runs, so that its time includes them. Defaults to ``True``.
 
     Returns:
         Trained: The model, and the cost of its training.
@@ -155,7 +155,7 @@ def train(
     engine = Engine(default_root_dir=folder, **defaults | dict(arguments) | {"callbacks": callbacks})
     datamodule = group.datamodule(seed)
     started = time.perf_counter()
-    with own_cache(folder) if own_features else nullcontext():
+    with separate_cache(folder) if separate_features else nullcontext():
         engine.fit(model, datamodule=datamodule)
     seconds = time.perf_counter() - started
     flat = next((callback.flat for callback in callbacks if isinstance(callback, FlatLoss)), None)
@@ -165,7 +165,7 @@ def train(
 
 
 @contextmanager
-def own_cache(folder: str) -> Iterator[None]:
+def separate_cache(folder: str) -> Iterator[None]:
     """Use another folder as the user's cache folder (on Linux, where it can be set).
 
     Args:
@@ -223,7 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     named = "NAME=DIR[:category,...][@training images of each]; default: the built-in products"
     add("--group", type=Group.parse, action="append", help=named)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--steps", type=int, help="length of the presets, for a quick look; default: their own")
+    add("--steps", type=int, help="length of the presets, for a quick trial; default: their own")
     add("--threads", type=int, default=2)
     add("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
 
@@ -291,7 +291,7 @@ def command(
     succeeded = _run_missing(table, path, options)
     if path.exists():
         summarize(read_table(path, table.columns), options.output)
-        say(f"Results: {path}, summary and pictures beside it")
+        log(f"Results: {path}, summary and pictures beside it")
     sys.exit(not succeeded)
 
 
@@ -301,6 +301,6 @@ def _run_missing(table: Table, path: Path, options: argparse.Namespace) -> bool:
     models = sorted(options.models, key=lambda name: name != PRESET)
     groups = groups_of(options)
     jobs = [(group, name, str(seed)) for seed in options.seeds for group in groups for name in models]
-    left = missing(jobs, read_table(path, table.columns), table.key)
-    say(f"{len(left)} of {len(jobs)} runs to do; what is done is in {path}")
-    return run_all(table.module, left, options.output)
+    remaining = missing(jobs, read_table(path, table.columns), table.key)
+    log(f"{len(remaining)} of {len(jobs)} runs to do; what is done is in {path}")
+    return run_all(table.module, remaining, options.output)

@@ -21,14 +21,14 @@ import pandas as pd
 import torch
 import yaml
 from benchmarks import protocol
-from benchmarks.harness import append, missing, read_table, run_all, say
+from benchmarks.harness import append, log, missing, read_table, run_all
 from benchmarks.models import PRESET, PRESETS, build
 from benchmarks.quality_summary import heading, spread
 
 COLUMNS = ["group", "variant", "steps", "seed", "category", "metric", "value"]
 KEY = ["group", "variant", "steps", "seed"]
 SHOWN = ("image_auroc", "pixel_ap", "dsc_best_f1", "aupro", "train_seconds", "latency_ms")
-_ITSELF, _DEFAULT = "preset", "default"
+_UNCHANGED, _DEFAULT = "preset", "default"
 
 
 def arguments_of(variant: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def arguments_of(variant: str) -> dict[str, Any]:
         {'prototypes': 0, 'levels': [1, 2]}
     """
     found = {}
-    for part in filter(None, "" if variant == _ITSELF else variant.split(";")):
+    for part in filter(None, "" if variant == _UNCHANGED else variant.split(";")):
         name, equals, value = part.partition("=")
         if not (name and equals):
             msg = f"expected name=value;name=value, got {part!r} in {variant!r}"
@@ -70,7 +70,7 @@ def run(group_name: str, variant: str, steps: str, seed: int, options: argparse.
     arguments = {**arguments_of(variant), "evaluator": protocol.evaluator()}
     with TemporaryDirectory() as folder:
         trained = protocol.train(
-            lambda: build(options.model, **arguments), group, seed, length, folder, own_features=False
+            lambda: build(options.model, **arguments), group, seed, length, folder, separate_features=False
         )
         rows = protocol.test(trained, group, seed)
     table = pd.DataFrame(rows, columns=["category", "metric", "value"])
@@ -102,7 +102,7 @@ def main() -> None:
         run(group, variant, steps, int(seed), options)
         return
     path = table_path(options)
-    variants = [variant or _ITSELF for variant in options.variant or [""]]
+    variants = [variant or _UNCHANGED for variant in options.variant or [""]]
     for variant in variants:
         arguments_of(variant)  # raises errors before the first run
     steps = str(options.steps) if options.steps else _DEFAULT
@@ -117,7 +117,7 @@ def main() -> None:
         text = summarize(read_table(path, COLUMNS))
         path.with_suffix(".md").write_text(text)
         print(text)
-        say(f"Results: {path}, {path.stem}.md beside it")
+        log(f"Results: {path}, {path.stem}.md beside it")
     sys.exit(not succeeded)
 
 

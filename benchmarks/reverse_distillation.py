@@ -14,9 +14,9 @@ RESNET_CHANNELS = [64, 128, 256]
 class _Projections(nn.Module):
     """One 1x1 convolution for each level."""
 
-    def __init__(self, given: list[int], wanted: list[int]) -> None:
+    def __init__(self, in_channels: list[int], out_channels: list[int]) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.Conv2d(*channels, 1) for channels in zip(given, wanted, strict=True))
+        self.levels = nn.ModuleList(nn.Conv2d(*channels, 1) for channels in zip(in_channels, out_channels, strict=True))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Project all levels."""

@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 from benchmarks import forked
 from benchmarks.examples import export_line, tiny_model, two_products, write_products
-from benchmarks.harness import append, read_table, say
+from benchmarks.harness import append, log, read_table
 from benchmarks.killed import killed_inspections, killed_trainings
 from benchmarks.malformed import image_bytes
 from benchmarks.malformed_line import inspected_images, sources
@@ -81,7 +81,7 @@ class Table:
         """
         row = {"target": target, "case": case, **{name: counts.get(name, 0) for name in COLUMNS[2:]}}
         append(self.path, pd.DataFrame([row], columns=COLUMNS))
-        say(str(row))
+        log(str(row))
 
 
 def count(attempts: Iterable[Attempt], work: Path, limit: float) -> dict[str, int]:
@@ -97,7 +97,7 @@ def count(attempts: Iterable[Attempt], work: Path, limit: float) -> dict[str, in
     """
     counts: Counter[str] = Counter()
     for attempt in attempts:
-        ended = forked.run(attempt.work, work / "told.txt", limit)
+        ended = forked.run(attempt.work, work / "output.txt", limit)
         kind = ended.kind(attempt.names)
         counts.update({"tried": 1, kind: 1})
         if kind in {"crash", "hang"}:
@@ -140,8 +140,8 @@ def prepare(work: Path, images: int, limit: float) -> tuple[Path, Path, Project]
     (work / "project").mkdir()
     checkpoint = work / "model.ckpt"
     for make in (partial(export_line, work), partial(write_checkpoint, data, checkpoint)):
-        if (ended := forked.run(make, work / "told.txt", limit)).status != 0:
-            raise RuntimeError(ended.told[-2000:])
+        if (ended := forked.run(make, work / "output.txt", limit)).status != 0:
+            raise RuntimeError(ended.output[-2000:])
     return work / "weights/openvino/model.xml", work / "images", Project(data, checkpoint, work / "project")
 
 
@@ -191,8 +191,8 @@ def measure(table: Table, work: Path, options: argparse.Namespace) -> None:
     for (target, case), (make, number) in PROJECT_CASES.items():
         if missing(target, case):
             emptied(project.root)
-            wanted = max(1, round(number * options.share))
-            attempts = make(project, wanted, seeded(target, case))
+            attempt_count = max(1, round(number * options.share))
+            attempts = make(project, attempt_count, seeded(target, case))
             table.add(target, case, count(attempts, work, options.limit))
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from benchmarks import protocol
 from benchmarks.groups import Group
-from benchmarks.harness import append, read_table, say
+from benchmarks.harness import append, log, read_table
 from benchmarks.models import PRESET, build
 
 from anomalib_unias.evaluation.shift_test import SHIFT_COLUMNS, measure_shift
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--group", type=Group.parse, action="append", required=True, help="NAME=DIR[:category,...]")
-    add("--steps", type=int, help="length of training, for a quick look; default: that of the preset")
+    add("--steps", type=int, help="length of training, for a quick trial; default: that of the preset")
     add("--threads", type=int, default=2)
     add("--checkpoints", type=Path, help="folder for the trained models; default: they are not kept")
     add("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
@@ -53,9 +53,9 @@ def main() -> None:
     done = set(read_table(options.output / FILE, COLUMNS)["group"])
     for group in options.group:
         if group.name not in done:
-            say(f"group {group.name}")
+            log(f"group {group.name}")
             run(group, options)
-    say(f"Results: {options.output / FILE}")
+    log(f"Results: {options.output / FILE}")
 
 
 if __name__ == "__main__":

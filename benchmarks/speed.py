@@ -18,9 +18,9 @@ import numpy as np
 import openvino as ov
 import pandas as pd
 import torch
-from benchmarks.harness import answer_of, memory_mb, start_peak
+from benchmarks.harness import memory_mb, result_of, start_peak
 from benchmarks.plain import make_plain
-from benchmarks.preset import make_up_prototypes
+from benchmarks.preset import fit_random_prototypes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,7 +63,7 @@ def build(preset: str, plain: bool = False, **changes: object) -> UniASModel:
     accepted = inspect.signature(UniASModel).parameters  # the other arguments are for training
     arguments = {name: value for name, value in given.items() if name in accepted}
     model = UniASModel(**{**arguments, **changes, "pre_trained": False})
-    make_up_prototypes(model)
+    fit_random_prototypes(model)
     return make_plain(model, arguments.get("backbone", "tf_efficientnet_b4")) if plain else model
 
 
@@ -191,7 +191,7 @@ def training_memory(preset: str, batch: int) -> None:
     """Record the peak memory of two training steps above that of the built model, each in a separate process."""
     peaks = []
     for plain, bfloat16 in ((True, False), (False, False), (False, True)):
-        peaks.append(answer_of("benchmarks.speed", "--memory-of", preset, int(plain), batch, int(bfloat16)))
+        peaks.append(result_of("benchmarks.speed", "--memory-of", preset, int(plain), batch, int(bfloat16)))
     name = f"unias_{preset} training memory, batch {batch}"
     record(name, np.array(peaks[0]), np.array(peaks[1]), "MB")
     record(f"{name}, ours in bfloat16", np.array(peaks[0]), np.array(peaks[2]), "MB")

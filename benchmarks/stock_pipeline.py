@@ -63,8 +63,8 @@ def configuration(group: Group, name: str, seed: int) -> dict[str, Any]:
     """
     content: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     benchmark = content["benchmark"]
-    stock, model, own = _MODELS[name]
-    arguments = {**benchmark["model"]["init_args"]["arguments_of"].get(stock, {}), **own}
+    stock, model, extra = _MODELS[name]
+    arguments = {**benchmark["model"]["init_args"]["arguments_of"].get(stock, {}), **extra}
     if stock == "ReverseDistillation":
         del arguments["backbone"]
     benchmark["seed"] = seed

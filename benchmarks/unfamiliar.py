@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from anomalib.data import AnomalibDataset
 from benchmarks.groups import Group
-from benchmarks.harness import say
+from benchmarks.harness import log
 from benchmarks.models import SIZE
 from benchmarks.preset import BACKBONE
 from torch import Tensor
@@ -33,7 +33,7 @@ from anomalib_unias.data.held_out import HeldOutOrder
 from anomalib_unias.post_processing.calibration import Calibration
 from anomalib_unias.post_processing.clusters import ImageClusters, image_descriptors
 
-_MADE_UP = 20
+_NOISE_IMAGES = 20
 
 
 class Describer:
@@ -49,13 +49,13 @@ class Describer:
         return torch.cat([image_descriptors(self._network(image[None])) for image in sized])
 
 
-def made_up() -> dict[str, list[Tensor]]:
+def synthetic_images() -> dict[str, list[Tensor]]:
     """Make white, black and noise images."""
     generator = torch.Generator().manual_seed(0)
     return {
         "white": [torch.ones(3, *SIZE)],
         "black": [torch.zeros(3, *SIZE)],
-        "noise": [torch.rand(3, *SIZE, generator=generator) for _ in range(_MADE_UP)],
+        "noise": [torch.rand(3, *SIZE, generator=generator) for _ in range(_NOISE_IMAGES)],
     }
 
 
@@ -72,28 +72,28 @@ def measure(group: Group, describer: Describer) -> pd.DataFrame:
     train, test = datamodule.train_data, datamodule.test_data
     held_out = HeldOutOrder(train, seed=0).first(0.1)
     unseen = torch.tensor([row in held_out for row in range(len(train))])
-    learned, tested = describer(images_of(train)), describer(images_of(test))
+    training, tested = describer(images_of(train)), describer(images_of(test))
     blurred = describer(gaussian_blur(image, [49, 49], [8.0, 8.0]) for image in images_of(test))
-    strange = {name: describer(images) for name, images in made_up().items()}
+    synthetic = {name: describer(images) for name, images in synthetic_images().items()}
 
     of_train, of_test = (data.samples["category"].to_numpy() for data in (train, test))
     defective = test.samples["label_index"].to_numpy().astype(bool)
     rows = []
     for left_out in sorted(set(of_train)):
-        kept = torch.from_numpy(of_train != left_out)
-        clusters = ImageClusters.fit(learned[kept], unseen[kept])
+        included = torch.from_numpy(of_train != left_out)
+        clusters = ImageClusters.fit(training[included], unseen[included])
         others = of_test != left_out
         sets = {
             "left_out": tested[torch.from_numpy(~others)],
             "normal": tested[torch.from_numpy(others & ~defective)],
             "defective": tested[torch.from_numpy(others & defective)],
             "blurred": blurred[torch.from_numpy(others & ~defective)],
-        } | strange
+        } | synthetic
         for name, descriptors in sets.items():
             flagged = float(Calibration.unfamiliar(clusters.assign(descriptors).distance).float().mean())
             rows.append((group.name, left_out, name, len(descriptors), flagged))
         shown = {name: f"{np.round(row[4], 3):g}" for name, row in zip(sets, rows[-len(sets) :], strict=True)}
-        say(f"{group.name} without {left_out}, {len(clusters)} kinds: {shown}")
+        log(f"{group.name} without {left_out}, {len(clusters)} kinds: {shown}")
     return pd.DataFrame(rows, columns=["group", "left_out", "images", "number", "flagged"])
 
 
@@ -110,7 +110,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "unfamiliar.csv"
     table.to_csv(path, index=False, float_format="%.4f")
-    say(f"Results: {path}")
+    log(f"Results: {path}")
 
 
 if __name__ == "__main__":

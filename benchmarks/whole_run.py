@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from anomalib.engine import Engine
 from benchmarks.groups import BUILT_IN, Group
-from benchmarks.harness import append, memory_mb, missing, read_table, report, run_all, say
+from benchmarks.harness import append, log, memory_mb, missing, read_table, report, run_all
 from benchmarks.models import PRESET, build
-from benchmarks.protocol import own_cache
+from benchmarks.protocol import separate_cache
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
 FILE = "whole_run.csv"
@@ -61,7 +61,7 @@ def run(group: Group, options: argparse.Namespace) -> None:
     """Make one run, and append its rows."""
     seed_everything(0, workers=True)
     before, clock = memory_mb("VmRSS"), Clock()
-    with TemporaryDirectory() as folder, own_cache(folder):
+    with TemporaryDirectory() as folder, separate_cache(folder):
         model, datamodule = build(PRESET), group.datamodule(0)
         engine = Engine(default_root_dir=folder, callbacks=[clock], accelerator="cpu", devices=1)
         clock.begins["data"] = time.perf_counter()
@@ -95,9 +95,9 @@ def main() -> None:
     if options.one:
         run(groups[options.one], options)
         return
-    left = missing([(name,) for name in groups], read_table(options.output / FILE, COLUMNS), ["group"])
-    succeeded = run_all("benchmarks.whole_run", left, options.output)
-    say(f"Results: {options.output / FILE}")
+    remaining = missing([(name,) for name in groups], read_table(options.output / FILE, COLUMNS), ["group"])
+    succeeded = run_all("benchmarks.whole_run", remaining, options.output)
+    log(f"Results: {options.output / FILE}")
     sys.exit(not succeeded)
 
 

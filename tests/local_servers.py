@@ -37,7 +37,7 @@ class WebServer:
     """Keeps what it was sent, and answers what it is told to; 200 after that."""
 
     def __init__(self):
-        self.taken, self.headers, self.answers = [], [], []
+        self.received, self.headers, self.answers = [], [], []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ class WebServer:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = outer.answers.pop(0) if outer.answers else 200
                 if status == 200:
-                    outer.taken.append(json.loads(body))
+                    outer.received.append(json.loads(body))
                     outer.headers.append(self.headers)
                 self.send_response(status)
                 self.send_header("Content-Length", "0")

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = "1"
 
 
-def doubts(model: ov.Model) -> list[str]:
+def export_problems(model: ov.Model) -> list[str]:
     """Return the warnings about a model that ``anomalib-unias inspect`` would also give.
 
     Args:
@@ -33,13 +33,13 @@ def doubts(model: ov.Model) -> list[str]:
     """
     if not model.has_rt_info(["model_info", "description_format"]):
         return [
-            "it does not say what it is; it is taken for an export of anomalib, which takes RGB in [0, 1]. "
-            "If it is one, 'anomalib-unias describe' writes that into it"
+            "it has no description; it is treated as an export of anomalib, which takes RGB in [0, 1]. "
+            "If it is one, 'anomalib-unias describe' adds the description"
         ]
     found = []
     format_ = model.get_rt_info(["model_info", "description_format"]).astype(str)
     if format_ != _FORMAT:
-        found.append(f"its description has the format {format_}, this example knows {_FORMAT}: export it again")
+        found.append(f"its description has the format {format_}, this example supports {_FORMAT}: export it again")
     if not any("pred_label" in output.get_names() for output in model.outputs):
         found.append("it was exported without thresholds, so that no image is called good or defective")
     return found
@@ -53,8 +53,8 @@ class OpenVINORuntime(MLModel):
         path = await get_model_uri(self.settings)
         core = ov.Core()
         model = core.read_model(path)
-        for doubt in doubts(model):
-            _LOG.warning("%s: %s", path, doubt)
+        for problem in export_problems(model):
+            _LOG.warning("%s: %s", path, problem)
         self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return True
 

@@ -57,22 +57,22 @@ def assemble(
         >>> assemble("Padim", pre_trained=False, arguments_of={"Padim": {"backbone": "resnet18"}}).hparams["backbone"]
         'resnet18'
     """
-    own = _plain(arguments_of or {}).get(model)
-    if own:
+    specific = _plain(arguments_of or {}).get(model)
+    if specific:
         given = {
             "post_processor": post_processor,
             "evaluator": evaluator,
             "pre_processor": pre_processor,
             "trainer_arguments": trainer_arguments,
         }
-        return assemble(model, **{**given, **arguments, **own})
+        return assemble(model, **{**given, **arguments, **specific})
     if pre_processor is not None:
         arguments["pre_processor"] = _resizing(pre_processor)
     for part, name in (("post_processor", post_processor), ("evaluator", evaluator)):
         if name is not None:
             arguments[part] = _part(part, name)()
     stock = model_class(model)
-    build = stock if trainer_arguments is None else _asking(stock, trainer_arguments)
+    build = stock if trainer_arguments is None else _with_trainer_arguments(stock, trainer_arguments)
     return build(**arguments)
 
 
@@ -89,30 +89,32 @@ def _resizing(described: Mapping[str, Any]) -> PreProcessor:
     return PreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=mean, std=std)]))
 
 
-class _Asking(nn.Module):
+class _WithTrainerArguments(nn.Module):
     """Adds trainer arguments to those of a model. As a base class it must come before the model of anomalib."""
 
     _stock: ClassVar[type[AnomalibModule]]
-    _asked: ClassVar[dict[str, Any]]
+    _requested: ClassVar[dict[str, Any]]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        return {**self._asked, **super().trainer_arguments}  # type: ignore[misc]
+        return {**self._requested, **super().trainer_arguments}  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class is in no module, so a pickle would not find it.
-        return _empty, (self._stock, self._asked), self.__getstate__()
+        return _empty, (self._stock, self._requested), self.__getstate__()
 
 
-def _asking(stock: type[AnomalibModule], asked: Mapping[str, Any]) -> type[AnomalibModule]:
+def _with_trainer_arguments(stock: type[AnomalibModule], requested: Mapping[str, Any]) -> type[AnomalibModule]:
     """Derive a model with more trainer arguments. It keeps the name of the stock model, which names the folders."""
     named = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(stock.__name__, (_Asking, stock), {**named, "_stock": stock, "_asked": dict(asked)})
+    return type(
+        stock.__name__, (_WithTrainerArguments, stock), {**named, "_stock": stock, "_requested": dict(requested)}
+    )
 
 
-def _empty(stock: type[AnomalibModule], asked: Mapping[str, Any]) -> AnomalibModule:
-    kind = _asking(stock, asked)
-    return kind.__new__(kind)
+def _empty(stock: type[AnomalibModule], requested: Mapping[str, Any]) -> AnomalibModule:
+    model = _with_trainer_arguments(stock, requested)
+    return model.__new__(model)
 
 
 _PARTS = {

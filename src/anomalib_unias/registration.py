@@ -54,13 +54,13 @@ def autoload() -> None:
     """
     if os.environ.get(SWITCH, "1") != "1" or not _pending:
         return
-    with _only_logged("be announced to anomalib"):
+    with _only_logged("be registered in anomalib"):
         if _FINDER not in sys.meta_path:
             sys.meta_path.insert(0, _FINDER)
         _register()
 
 
-def _offer(name: str, modules: tuple[str, ...]) -> None:
+def _add_name(name: str, modules: tuple[str, ...]) -> None:
     """Set the public ``name`` of this package on ``modules`` of anomalib."""
     value = getattr(import_module("anomalib_unias"), name)
     for module in (sys.modules[module] for module in modules):
@@ -82,7 +82,7 @@ def _register_backbones() -> None:
 _pending: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
     "allow class paths": (("anomalib.models",), _allow_class_paths),
     "register backbones": (("anomalib.models",), _register_backbones),
-    **{f"register {name}": (modules, partial(_offer, name, modules)) for name, modules in NAMES.items()},
+    **{f"register {name}": (modules, partial(_add_name, name, modules)) for name, modules in NAMES.items()},
 }
 
 
@@ -93,9 +93,9 @@ def _register() -> None:
         return
     for task, (modules, _) in list(_pending.items()):
         # A task can import more of anomalib, which calls this function again: remove it from the list before it starts.
-        if all(module in sys.modules for module in modules) and (taken := _pending.pop(task, None)):
+        if all(module in sys.modules for module in modules) and (entry := _pending.pop(task, None)):
             with _only_logged(task):
-                taken[1]()
+                entry[1]()
     if not _pending:
         _stop_listening()
 
@@ -119,7 +119,7 @@ class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
         if isinstance(value, ModuleType):
-            with _only_logged("be announced to anomalib"):
+            with _only_logged("be registered in anomalib"):
                 _register()
 
 

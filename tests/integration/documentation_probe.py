@@ -64,12 +64,12 @@ def check_options(arguments: list[str]) -> None:
 
 def outcome(command: str, anomalib: AnomalibCLI) -> str:
     """What goes wrong; nothing if all is well."""
-    said = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             check(command, anomalib)
     except SystemExit as stopped:
-        return "" if not stopped.code else f"{stopped.code}: {said.getvalue()}"
+        return "" if not stopped.code else f"{stopped.code}: {errors.getvalue()}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""

@@ -133,8 +133,8 @@ def test_the_check_finds_what_anomalib_exports_differently(folder, tmp_path, wri
     write_onnx_once(Padim)
     broken = check_export_parity(model, sorted((folder / "bad").iterdir()))
     assert not broken.passed
-    guilty = {row.stage for row in broken.rows if ": " in row.stage and broken.differs(row)}
-    assert guilty == {"onnx: pre-processing", "openvino: pre-processing"}
+    differing = {row.stage for row in broken.rows if ": " in row.stage and broken.differs(row)}
+    assert differing == {"onnx: pre-processing", "openvino: pre-processing"}
 
 
 @pytest.mark.parametrize(("files", "labels", "message"), [([], None, "at least one"), (["a.png"], [0, 1], "1 files")])

@@ -66,7 +66,7 @@ def test_one_line_for_each_image(line, folder, tmp_path):
     assert all(entry["milliseconds"] > 0 for entry in found)
 
 
-def test_no_image_at_all_is_told(line, tmp_path, caplog):
+def test_no_image_at_all_is_reported(line, tmp_path, caplog):
     (tmp_path / "list.txt").touch()
     assert run_inspection(line, tmp_path / "list.txt", output=tmp_path / "out.jsonl") == 0
     assert f"There is no image in {tmp_path / 'list.txt'}" in caplog.text
@@ -138,8 +138,8 @@ def test_overlays_are_not_inspected(line, folder, tmp_path):
 
 
 def test_watching_inspects_replaced_files_again(line, folder, tmp_path, monkeypatch):
-    """In this process: after some looks the watched folder is changed, and then the watching ended."""
-    looks, sleep, output = iter(range(100)), time.sleep, tmp_path / "out.jsonl"
+    """In this process: after some scans the watched folder is changed, and then the watching ended."""
+    scans, sleep, output = iter(range(100)), time.sleep, tmp_path / "out.jsonl"
     (folder / "2.png").write_bytes(b"the first part of an upload")
 
     def wait_for(lines):
@@ -148,7 +148,7 @@ def test_watching_inspects_replaced_files_again(line, folder, tmp_path, monkeypa
             sleep(0.01)
 
     def pause(_):
-        number = next(looks)
+        number = next(scans)
         if number == 2:
             wait_for(6)
             write_image(folder / "2.png")
@@ -199,7 +199,7 @@ def test_results_go_to_a_web_server_too(line, folder, tmp_path, caplog):
     server.stop()
     written = entries(tmp_path / "out.jsonl")
     assert len(written) == 6
-    assert server.taken == [written[0], *written[2:]]
+    assert server.received == [written[0], *written[2:]]
     assert f"6 images, 3 with remarks, 1 results that did not arrive at {server.url}." in caplog.text
 
 
@@ -216,7 +216,7 @@ def test_a_stream_is_inspected_until_it_does_not_come_back(model, tmp_path, monk
     assert frames
     assert all(entry["image"].startswith(f"{stream.url}#") and entry["score"] < 1 for entry in frames)
     assert "gives no frames, after 5 attempts" in last["error"]
-    assert server.taken == entries(output)
+    assert server.received == entries(output)
     assert len(list((tmp_path / "overlays").iterdir())) == len(frames)
 
 
@@ -264,7 +264,7 @@ def test_a_report_after_resuming_has_all_images(line, folder, tmp_path):
     (folder / "1.png").unlink()
     text = report_inspection(line, folder, output, tmp_path / "report", pictures=2).read_text()
     assert re.findall(r"<figure>(.{10})", text) == ['<p class="', '<img src="']
-    assert "does not tell its threshold" in text
+    assert "threshold of the model is unknown" in text
     (tmp_path / "empty").touch()
     assert report_inspection(line, folder, tmp_path / "empty", tmp_path / "none") is None
 
@@ -287,7 +287,7 @@ def write_photographs(folder, count, lamp, seed):
     return folder
 
 
-def test_a_changed_lamp_is_told(model, tmp_path, caplog):
+def test_changed_lighting_is_reported(model, tmp_path, caplog):
     """A tenth brighter: no more images exceed the threshold, but their scores are not those of validation."""
     reference = tmp_path / "validation.jsonl"
 
@@ -297,20 +297,20 @@ def test_a_changed_lamp_is_told(model, tmp_path, caplog):
         with pytest.raises(SystemExit) as ended:
             inspect(model, folder, output=output, **options)
         assert ended.value.code == 0
-        told = [record.message for record in caplog.records if "than in validation" in record.message]
-        return told, [entry["label"] for entry in entries(output)]
+        messages = [record.message for record in caplog.records if "than in validation" in record.message]
+        return messages, [entry["label"] for entry in entries(output)]
 
     run(write_photographs(tmp_path / "validation", 60, lamp=1, seed=0))
-    told, labels = run(write_photographs(tmp_path / "same", 80, 1, 1), reference=reference, window=60)
-    assert told == []
-    told, labels_now = run(write_photographs(tmp_path / "brighter", 80, 1.1, 1), reference=reference, window=60)
-    assert len(told) == 1
-    assert "The scores of the last 60 images are higher than in validation" in told[0]
+    messages, labels = run(write_photographs(tmp_path / "same", 80, 1, 1), reference=reference, window=60)
+    assert messages == []
+    messages, labels_now = run(write_photographs(tmp_path / "brighter", 80, 1.1, 1), reference=reference, window=60)
+    assert len(messages) == 1
+    assert "The scores of the last 60 images are higher than in validation" in messages[0]
     assert labels == labels_now == 4 * ([False] * 19 + [True])
-    told, _ = run(write_photographs(tmp_path / "darker", 80, 0.9, 1), reference=reference, window=60)
-    assert "are lower than in validation" in told[0]
+    messages, _ = run(write_photographs(tmp_path / "darker", 80, 0.9, 1), reference=reference, window=60)
+    assert "are lower than in validation" in messages[0]
     run(tmp_path / "darker", reference=reference, window=100, resume=True)
-    assert "fewer than 100 images (--window): no drift could be seen" in caplog.text
+    assert "fewer than 100 images (--window): drift was not checked" in caplog.text
     with pytest.raises(SystemExit, match="FileNotFoundError: .*none.jsonl does not exist"):
         inspect(model, tmp_path / "same", reference=tmp_path / "none.jsonl")
 
@@ -331,10 +331,10 @@ def test_exit_code_and_standard_output(model, folder):
     assert len(names) == 8
     assert names[-1] == os.fsencode(folder) + b"/\xff.png"
     assert len(list((folder.parent / "overlays").iterdir())) == 7
-    told = errors.decode()
-    assert "8.png' is skipped: it is a named pipe" in told
-    assert "8 images, 1 without a result, 3 with remarks." in told
-    assert "Traceback" not in told
+    messages = errors.decode()
+    assert "8.png' is skipped: it is a named pipe" in messages
+    assert "8 images, 1 without a result, 3 with remarks." in messages
+    assert "Traceback" not in messages
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

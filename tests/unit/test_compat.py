@@ -139,7 +139,7 @@ def test_lightning_still_stops_for_a_step_that_is_validated_again() -> None:
 
 
 def test_lightning_still_goes_on_counting_with_another_model() -> None:
-    """``forget_progress``."""
+    """``reset_progress``."""
     trainer, second = trainer_of(max_steps=2, max_epochs=-1), Line()
     trainer.fit(Line())
     trainer.fit(second)
@@ -148,7 +148,7 @@ def test_lightning_still_goes_on_counting_with_another_model() -> None:
 
 
 def test_lightning_still_does_not_restore_the_step_of_the_last_checkpoint(tmp_path: Path) -> None:
-    """``forget_results``."""
+    """``reset_callback``."""
     keep = ModelCheckpoint(tmp_path, every_n_train_steps=1)
     new = copy.deepcopy(keep.state_dict())
     trainer_of(keep, max_steps=1).fit(Line())
@@ -174,7 +174,7 @@ class CountsSteps(Line):
 
 
 def test_lightning_still_keeps_the_loader_that_it_has_counted() -> None:
-    """``make_train_loader_anew``."""
+    """``discard_train_loader``."""
     model = CountsSteps()
     trainer = trainer_of()
     trainer.fit(model)
@@ -288,25 +288,25 @@ def test_anomalib_still_takes_no_metric_for_the_threshold() -> None:
 
 def test_anomalib_still_does_not_tell_a_post_processor_its_model(tmp_path: Path) -> None:
     """``watch_for_owner``."""
-    told = []
+    received = []
 
     class Curious(PostProcessor):
         def setup(self, trainer, pl_module, stage):
-            told.append(pl_module)
+            received.append(pl_module)
             super().setup(trainer, pl_module, stage)
 
         def load_checkpoint_config(self, *args, **kwargs):
-            told.extend([*args, *kwargs.values()])
+            received.extend([*args, *kwargs.values()])
             super().load_checkpoint_config(*args, **kwargs)
 
         def forward(self, *args, **kwargs):
-            told.extend([*args, *kwargs.values()])
+            received.extend([*args, *kwargs.values()])
             return super().forward(*args, **kwargs)
 
     path = saved(Detector(), tmp_path / "model.ckpt")
     model = Detector.load_from_checkpoint(path, post_processor=Curious())
     model.eval()(torch.rand(1, 3, 32, 32))
-    assert [type(each) for each in told] == [dict, InferenceBatch]
+    assert [type(each) for each in received] == [dict, InferenceBatch]
     assert not any(value is model for value in vars(model.post_processor).values())
 
 
@@ -341,7 +341,7 @@ def test_anomalib_still_misses_the_lowest_defect() -> None:
 def test_an_export_of_anomalib_still_asks_for_an_older_opset_and_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``QUIET_ONNX`` and ``modes_kept``; torch is only asked."""
+    """``QUIET_ONNX`` and ``preserved_modes``; torch is only asked."""
     asked: dict[str, Any] = {}
     monkeypatch.setattr(torch.onnx, "export", lambda *_args, **arguments: asked.update(arguments))
     model = Detector().train()
@@ -353,7 +353,7 @@ def test_an_export_of_anomalib_still_asks_for_an_older_opset_and_ends_the_traini
 def test_anomalib_still_writes_a_cache_into_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``inside``."""
+    """``working_directory``."""
     image = opset13.parameter([1, 3, 8, 8], name="input")
     openvino.save_model(openvino.Model([opset13.relu(image)], [image]), tmp_path / "model.xml")
     (tmp_path / "here").mkdir()
@@ -363,7 +363,7 @@ def test_anomalib_still_writes_a_cache_into_the_working_directory(
 
 
 def test_anomalib_still_quantises_in_private() -> None:
-    """``OwnQuantization``."""
+    """``CustomQuantization``."""
     private = {"_post_training_quantization_ov", "_accuracy_control_quantization_ov"}
     assert {name for name in vars(ExportMixin) if "quantiz" in name} == private
     assert "ignored_scope" not in inspect.getsource(ExportMixin._post_training_quantization_ov)
@@ -434,7 +434,7 @@ def mvtec_ad2(tmp_path: Path, root: Path) -> MVTecAD2:
 
 
 def test_anomalib_still_loses_normal_test_images_of_mvtec_ad2(mvtec_ad2: MVTecAD2) -> None:
-    """``take_served_test_data``."""
+    """``use_dataloader_test_data``."""
     assert not mvtec_ad2.test_data.has_normal
     assert mvtec_ad2.test_dataloader().dataset.has_normal
 

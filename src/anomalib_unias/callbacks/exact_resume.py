@@ -50,8 +50,8 @@ class ExactResume(Callback):
             return
         fetcher = train_fetcher(trainer)
         progress: Any = loop.epoch_loop.batch_progress.current
-        seen = progress.processed
-        complete = seen >= trainer.num_training_batches
+        processed = progress.processed
+        complete = processed >= trainer.num_training_batches
         if complete and not loop.epoch_loop.restarted_on_train_batch_end:
             return  # saved in the validation at the end of an epoch: no batch is left of it, the next one begins
         state, self._resumed = self._resumed, None
@@ -65,7 +65,7 @@ class ExactResume(Callback):
         if self._epoch["iterator_exists"]:
             # Lightning makes the iterator of the first epoch, which draws a number, before the epoch begins.
             _restore(trainer, pl_module, self._epoch)
-        for _ in range(seen):
+        for _ in range(processed):
             next(fetcher.iterator)
         _restore(trainer, pl_module, state)
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
-from anomalib_unias.compat.trainer import forget_progress, forget_results, validate_within_fit, validation_interval
+from anomalib_unias.compat.trainer import reset_callback, reset_progress, validate_within_fit, validation_interval
 
 from .shared import SharedCallback
 
@@ -30,7 +30,7 @@ class RunLength(SharedCallback):
     """
 
     def __init__(self) -> None:
-        self._given: dict[str, Any] | None = None
+        self._original_limits: dict[str, Any] | None = None
         self._model: weakref.ref[LightningModule] | None = None
         self._unused: list[tuple[Callback, dict[str, Any]]] = []
         self._validates_at_end = False
@@ -52,10 +52,10 @@ class RunLength(SharedCallback):
             msg = f"training_steps must be a whole number from 1, got {steps!r}."
             raise ValueError(msg)
         self._end(trainer)  # a run that failed before its callbacks were called
-        self._begin_anew(trainer, model)
+        self._reset_for_other_model(trainer, model)
         self._trained = False
         loop = trainer.fit_loop
-        self._given = {
+        self._original_limits = {
             "max_steps": loop.epoch_loop.max_steps,
             "max_epochs": loop.max_epochs,
             "val_check_interval": validation_interval(trainer),
@@ -109,15 +109,15 @@ class RunLength(SharedCallback):
         trainer.check_val_every_n_epoch = None
 
     def _end(self, trainer: Trainer) -> None:
-        if self._given is not None:
-            trainer.fit_loop.epoch_loop.max_steps = self._given["max_steps"]
-            trainer.fit_loop.max_epochs = self._given["max_epochs"]
-            if self._given["val_check_interval"] is not None:
-                trainer.val_check_interval = self._given["val_check_interval"]
-            trainer.check_val_every_n_epoch = self._given["check_val_every_n_epoch"]
-        self._given, self._validates_at_end = None, False
+        if self._original_limits is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._original_limits["max_steps"]
+            trainer.fit_loop.max_epochs = self._original_limits["max_epochs"]
+            if self._original_limits["val_check_interval"] is not None:
+                trainer.val_check_interval = self._original_limits["val_check_interval"]
+            trainer.check_val_every_n_epoch = self._original_limits["check_val_every_n_epoch"]
+        self._original_limits, self._validates_at_end = None, False
 
-    def _begin_anew(self, trainer: Trainer, model: LightningModule) -> None:
+    def _reset_for_other_model(self, trainer: Trainer, model: LightningModule) -> None:
         """Reset the counters of a trainer that has trained another model, and forget that model's checkpoints."""
         if self._model is None:
             self._unused = [
@@ -126,13 +126,13 @@ class RunLength(SharedCallback):
                 if isinstance(callback, EarlyStopping | ModelCheckpoint)
             ]
         elif self._model() is not model:
-            forget_progress(trainer)
+            reset_progress(trainer)
             for callback, state in self._unused:
-                forget_results(callback, state)
+                reset_callback(callback, state)
         self._model = weakref.ref(model)
 
 
-def images_to_see(trainer: Trainer, batch_size: int, images: int) -> float:
+def planned_images(trainer: Trainer, batch_size: int, images: int) -> float:
     """Number of images that a run draws, including repeated ones.
 
     Args:
@@ -143,11 +143,11 @@ def images_to_see(trainer: Trainer, batch_size: int, images: int) -> float:
     Returns:
         float: Infinite if neither steps nor epochs are limited.
     """
-    seen = math.inf
+    count = math.inf
     if trainer.max_steps not in {-1, None}:
-        seen = trainer.max_steps * batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        count = trainer.max_steps * batch_size * trainer.accumulate_grad_batches * trainer.world_size
     if trainer.max_epochs not in {-1, None}:
         limit = trainer.limit_train_batches
         epoch = limit * batch_size if isinstance(limit, int) else images * limit
-        seen = min(seen, trainer.max_epochs * min(epoch, images))
-    return seen
+        count = min(count, trainer.max_epochs * min(epoch, images))
+    return count

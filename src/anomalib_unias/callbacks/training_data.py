@@ -9,12 +9,12 @@ from anomalib.data import AnomalibDataset
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from anomalib_unias.compat.trainer import make_train_loader_anew
+from anomalib_unias.compat.trainer import discard_train_loader
 from anomalib_unias.data.feature_cache import FeatureDataset, is_deterministic
 from anomalib_unias.data.feature_files import FeatureCacheError
 from anomalib_unias.data.held_out import HeldOutOrder
 
-from .run_length import images_to_see
+from .run_length import planned_images
 from .shared import SharedCallback
 
 logger = logging.getLogger(__name__)
@@ -57,13 +57,13 @@ class TrainingData(SharedCallback):
             HeldOutError: If a category has only one normal image.
             RuntimeError: If features already replace images that are to be held out.
         """
-        complete = self._take(trainer)
+        complete = self._complete_data(trainer)
         if self._order is None:
             self._order = HeldOutOrder(complete, seed)
         chosen = self._order.first(fraction)
         if not chosen <= self._held_out:
             if isinstance(self._datamodule.train_data, FeatureDataset):
-                msg = "Images are to be held out of features that are kept already: ask for them in setup."
+                msg = "Images are to be held out of features that are cached already: hold them out in setup."
                 raise RuntimeError(msg)
             self._held_out |= chosen
             self._datamodule.train_data = self._remaining(complete)
@@ -100,9 +100,9 @@ class TrainingData(SharedCallback):
         images = getattr(datamodule, "train_data", None)
         if images is None or not is_deterministic(images, pre_processor):
             return
-        if images_to_see(trainer, datamodule.train_batch_size, len(images)) <= len(images):
+        if planned_images(trainer, datamodule.train_batch_size, len(images)) <= len(images):
             return
-        self._take(trainer)
+        self._complete_data(trainer)
         try:
             # The loader of the features draws random numbers, which must not change those of the run.
             with torch.random.fork_rng():
@@ -110,7 +110,7 @@ class TrainingData(SharedCallback):
         except FeatureCacheError as error:
             logger.warning("%s Training computes them in every step instead.", error)
             return
-        make_train_loader_anew(trainer)
+        discard_train_loader(trainer)
 
     def require_images(self, trainer: Trainer) -> None:
         """Refuse a training set without images.
@@ -133,19 +133,19 @@ class TrainingData(SharedCallback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the images: Lightning does not call ``teardown`` after an error."""
         del trainer, pl_module, exception
-        self._give_back()
+        self._restore()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the images."""
         del trainer, pl_module
-        self._give_back()
+        self._restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the images."""
         del trainer, pl_module, stage
-        self._give_back()
+        self._restore()
 
-    def _take(self, trainer: Trainer) -> AnomalibDataset:
+    def _complete_data(self, trainer: Trainer) -> AnomalibDataset:
         if self._complete is None:
             self._datamodule = trainer.datamodule  # type: ignore[attr-defined]
             self._complete = self._datamodule.train_data
@@ -154,7 +154,7 @@ class TrainingData(SharedCallback):
     def _remaining(self, complete: AnomalibDataset) -> AnomalibDataset:
         return complete.subsample([row for row in range(len(complete)) if row not in self._held_out])
 
-    def _give_back(self) -> None:
+    def _restore(self) -> None:
         if self._complete is not None:
             self._datamodule.train_data = self._complete
         self._datamodule, self._complete, self._order, self._held_out = None, None, None, set()

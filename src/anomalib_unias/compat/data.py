@@ -93,7 +93,7 @@ def loosen_column_types(datamodule: AnomalibDataModule) -> None:
         datamodule._unprocessed_samples = pd.DataFrame(datamodule._unprocessed_samples).astype(object)
 
 
-def take_served_test_data(datamodule: AnomalibDataModule) -> None:
+def use_dataloader_test_data(datamodule: AnomalibDataModule) -> None:
     """Set the test data of a datamodule to those of its test loader.
 
     ``MVTecAD2`` of anomalib 2.7.0 chooses its test set in ``test_dataloader``; its ``test_data`` differ.

@@ -21,7 +21,7 @@ file, fails, prints the traceback, and leaves the file as it is."""
 
 
 @contextmanager
-def inside(folder: Path) -> Iterator[None]:
+def working_directory(folder: Path) -> Iterator[None]:
     """Change the working directory, where anomalib 2.7.0 writes the model cache of OpenVINO.
 
     Args:
@@ -39,7 +39,7 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
+def preserved_modes(module: nn.Module) -> Iterator[None]:
     """Restore the mode, training or evaluation, of every part of a module.
 
     An export of anomalib 2.7.0 leaves a model in evaluation mode, so that its training could not continue. Calling
@@ -59,7 +59,7 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-class OwnQuantization(ExportMixin):
+class CustomQuantization(ExportMixin):
     """An export whose quantisation can be replaced.
 
     anomalib 2.7.0 lets nncf quantise a whole graph; the functions that have to be overridden are private.

@@ -69,7 +69,7 @@ def set_threshold_metrics(post_processor: PostProcessor, image: AnomalibMetric, 
     post_processor._pixel_threshold_metric = pixel  # type: ignore[assignment]
 
 
-def watch_for_owner(part: _Part, found: Callable[[_Part, AnomalibModule], None]) -> None:
+def watch_for_owner(part: _Part, callback: Callable[[_Part, AnomalibModule], None]) -> None:
     """Call a function when a part, such as a post-processor, is assigned to its model.
 
     In anomalib 2.7.0 a part gets to know its model only in ``setup``, which a trainer calls. After
@@ -79,21 +79,21 @@ def watch_for_owner(part: _Part, found: Callable[[_Part, AnomalibModule], None])
 
     Args:
         part (nn.Module): The part. It may be deleted without ever getting a model.
-        found (Callable[[nn.Module, AnomalibModule], None]): Called once with the part and its model. It must hold no
+        callback (Callable[[nn.Module, AnomalibModule], None]): Called once with the part and its model. It must hold no
             reference to ``part``.
     """
     reference = weakref.ref(part)
 
-    def notice(owner: nn.Module, name: str, submodule: Any) -> None:
+    def hook(owner: nn.Module, name: str, submodule: Any) -> None:
         del name
-        waiting = reference()
-        if waiting is None:
+        pending = reference()
+        if pending is None:
             handle.remove()
-        elif submodule is waiting and isinstance(owner, AnomalibModule):
+        elif submodule is pending and isinstance(owner, AnomalibModule):
             handle.remove()
-            found(waiting, owner)
+            callback(pending, owner)
 
-    handle = register_module_module_registration_hook(notice)
+    handle = register_module_module_registration_hook(hook)
 
 
 def is_hooked(hooks: str, module: nn.Module, hook: Callable[..., Any]) -> bool:

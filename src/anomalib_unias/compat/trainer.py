@@ -73,7 +73,7 @@ def validate_again(trainer: Trainer) -> None:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
 
-def forget_progress(trainer: Trainer) -> None:
+def reset_progress(trainer: Trainer) -> None:
     """Let a trainer count steps and epochs from zero.
 
     Lightning 2.6 continues to count when it gets another model, and resets its counters only in private functions.
@@ -85,7 +85,7 @@ def forget_progress(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = 0
 
 
-def forget_results(callback: Callback, state: dict[str, Any]) -> None:
+def reset_callback(callback: Callback, state: dict[str, Any]) -> None:
     """Reset a callback to its state before its first run.
 
     In Lightning 2.6 the step of the last checkpoint is not in the state of a ``ModelCheckpoint``: at the same step of
@@ -116,7 +116,7 @@ def validation_interval(trainer: Trainer) -> int | float | None:
     return getattr(trainer, "val_check_interval", None)
 
 
-def make_train_loader_anew(trainer: Trainer) -> None:
+def discard_train_loader(trainer: Trainer) -> None:
     """Let a fit make its loader of training images again.
 
     To count the steps of a run that is limited by epochs, Lightning 2.6 makes the loader before ``on_fit_start``, and

@@ -210,9 +210,9 @@ def _find_categories(datamodule: type[AnomalibDataModule], root: Path | str | No
 
 def _known_categories(datamodule: type[AnomalibDataModule]) -> list[str]:
     """Category names that the class lists itself, or that anomalib lists in the module of its data set."""
-    own = getattr(datamodule, "CATEGORIES", None)
-    if own is not None:
-        return list(own)
+    declared = getattr(datamodule, "CATEGORIES", None)
+    if declared is not None:
+        return list(declared)
     for base in datamodule.__mro__:
         dataset_module = base.__module__.replace(".datamodules.image.", ".datasets.image.")
         if dataset_module != base.__module__ and find_spec(dataset_module):

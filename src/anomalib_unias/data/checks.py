@@ -58,7 +58,7 @@ def check_training_data(category: str, dataset: AnomalibDataset) -> None:
         raise CategoryError(msg)
 
 
-def settle_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
+def resolve_masks(category: str, datasets: Iterable[AnomalibDataset]) -> None:
     """Make a category image-level only if none of its defective images has a mask.
 
     Args:
@@ -100,12 +100,12 @@ def warn_about_evaluation(datasets: Mapping[str, AnomalibDataset], joined: Unifi
     if joined.task == TaskType.SEGMENTATION:
         reasons[
             "no masks (image-level only): the defective images carry an empty gt_mask with mask_valid=False; "
-            "UnifiedEvaluator leaves them out, anomalib's own pixel metrics take them for normal"
+            "UnifiedEvaluator leaves them out, anomalib's own pixel metrics treat them as normal"
         ] = lambda data: not data.has_anomalous or data.task != TaskType.CLASSIFICATION
-    for reason, holds in reasons.items():
-        lacking = [category for category, dataset in datasets.items() if not holds(dataset)]
-        if lacking:
-            logger.warning("Categories %s have %s.", lacking, reason)
+    for reason, condition in reasons.items():
+        affected = [category for category, dataset in datasets.items() if not condition(dataset)]
+        if affected:
+            logger.warning("Categories %s have %s.", affected, reason)
 
 
 def _explain(category: str, datamodule: AnomalibDataModule, error: Exception) -> CategoryError:

@@ -17,14 +17,14 @@ from anomalib_unias.compat.data import (
     keep_synthetic_files,
     loosen_column_types,
     seeded,
-    take_served_test_data,
+    use_dataloader_test_data,
 )
 
 from .categories import check_names
 from .checks import (
     check_training_data,
     naming_category,
-    settle_masks,
+    resolve_masks,
     warn_about_evaluation,
 )
 from .dataset import UnifiedDataset
@@ -146,18 +146,18 @@ class CombinedDataModule(AnomalibDataModule):
         self.test_data = self._join("test_data")
         if any(hasattr(part, "val_data") for part in self.datamodules.values()):
             self.val_data = self._join("val_data")
-        tests = {category: part.test_data for category, part in self.datamodules.items()}
-        warn_about_evaluation(tests, self.test_data)
+        test_datasets = {category: part.test_data for category, part in self.datamodules.items()}
+        warn_about_evaluation(test_datasets, self.test_data)
 
     def _set_up_part(self, category: str, part: AnomalibDataModule, stage: str | None) -> AnomalibDataModule:
         part = image_level_folder(category, part) or part
         loosen_column_types(part)
         with nullcontext() if self.seed is None else seeded(self.seed):
             part.setup(stage)
-        take_served_test_data(part)
+        use_dataloader_test_data(part)
         check_training_data(category, part.train_data)
         datasets = [getattr(part, subset) for subset in _SUBSETS if hasattr(part, subset)]
-        settle_masks(category, datasets)
+        resolve_masks(category, datasets)
         for dataset in datasets:
             keep_synthetic_files(self, dataset, category)
         return part

@@ -129,8 +129,8 @@ def is_deterministic(dataset: AnomalibDataset, pre_processor: nn.Module | None =
     """
     parts: Iterable[AnomalibDataset] = getattr(dataset, "datasets", {"": dataset}).values()
     # A pre-processor of another class may do anything.
-    known = pre_processor is None or (type(pre_processor) is PreProcessor and _is_fixed(pre_processor.transform))
-    return known and all(_is_fixed(part.augmentations) for part in parts)
+    fixed = pre_processor is None or (type(pre_processor) is PreProcessor and _is_fixed(pre_processor.transform))
+    return fixed and all(_is_fixed(part.augmentations) for part in parts)
 
 
 def _is_fixed(transform: Any) -> bool:
@@ -178,7 +178,7 @@ def cached_features(
     compute = partial(_rows, dataset, extract, batch_size=batch_size, num_workers=num_workers)
     if folder is None:
         shape = (len(dataset), _length(dataset, extract))
-        _announce(shape, "in memory", limit)
+        _check_size(shape, "in memory", limit)
         array = np.empty(shape, np.float16)
         start = 0
         for rows in compute(range(len(dataset))):
@@ -191,15 +191,15 @@ def cached_features(
     path = folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.npy"
     stored = open_features(path, len(dataset))
     if stored is None:
-        known = find_rows(folder, keys)
-        length = len(next(iter(known.values()))) if known else _length(dataset, extract)
-        _announce((len(dataset), length), f"in {path}", limit)
-        if known:
-            rank_zero_info("Those of %d images are there from earlier runs.", sum(key in known for key in keys))
-        write_features(path, keys, length, _in_order(keys, known, compute))
+        cached = find_rows(folder, keys)
+        length = len(next(iter(cached.values()))) if cached else _length(dataset, extract)
+        _check_size((len(dataset), length), f"in {path}", limit)
+        if cached:
+            rank_zero_info("Those of %d images are read from earlier files.", sum(key in cached for key in keys))
+        write_features(path, keys, length, _in_order(keys, cached, compute))
         stored = open_features(path, len(dataset))
     else:
-        rank_zero_info("Frozen features of %d images come from %s.", len(dataset), path)
+        rank_zero_info("Frozen features of %d images are read from %s.", len(dataset), path)
     if stored is None:
         msg = f"The features that were just written to {path} cannot be read."
         raise FeatureCacheError(msg)
@@ -234,12 +234,12 @@ def _keys(dataset: AnomalibDataset, identity: str) -> list[bytes]:
 
 
 def _in_order(
-    keys: Sequence[bytes], known: Mapping[bytes, np.ndarray], compute: Callable[[list[int]], Iterator[np.ndarray]]
+    keys: Sequence[bytes], cached: Mapping[bytes, np.ndarray], compute: Callable[[list[int]], Iterator[np.ndarray]]
 ) -> Iterator[np.ndarray]:
     """Features of all images in order, ``(1, N)`` each; those that are not known are computed."""
-    computed = chain.from_iterable(compute([index for index, key in enumerate(keys) if key not in known]))
+    computed = chain.from_iterable(compute([index for index, key in enumerate(keys) if key not in cached]))
     for key in keys:
-        yield (known[key] if key in known else next(computed))[None]
+        yield (cached[key] if key in cached else next(computed))[None]
 
 
 def _length(dataset: AnomalibDataset, extract: Extract) -> int:
@@ -247,13 +247,13 @@ def _length(dataset: AnomalibDataset, extract: Extract) -> int:
     return flatten_features(extract(image.unsqueeze(0))).shape[1]
 
 
-def _announce(shape: tuple[int, int], where: str, limit: float | None) -> None:
+def _check_size(shape: tuple[int, int], location: str, limit: float | None) -> None:
     """Log the size of the features before they are computed, and refuse a size above the limit."""
     size = 2e-9 * shape[0] * shape[1]
     if limit is not None and size > limit:
         msg = f"The features of {shape[0]} images need {size:.3g} GB, the limit of the cache is {limit:g} GB."
         raise FeatureCacheError(msg)
-    rank_zero_info("Keeping the frozen features of %d images %s: %.3g GB.", shape[0], where, size)
+    rank_zero_info("Storing the frozen features of %d images %s: %.3g GB.", shape[0], location, size)
 
 
 @torch.no_grad()

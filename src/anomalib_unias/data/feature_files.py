@@ -19,9 +19,9 @@ from .reading import require_file
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 4096
+_SAMPLE_BYTES = 4096
 """Number of bytes at the start and at the end of an image file that help to identify it."""
-_ABANDONED = 600
+_STALE_SECONDS = 600
 """Seconds without a change after which an unfinished file counts as left by a killed run."""
 _CHUNK = 2**24
 _CHECKSUM_BYTES = 4
@@ -62,9 +62,9 @@ def image_identity(path: Path) -> bytes:
     with path.open("rb") as file:
         stat = os.fstat(file.fileno())
         digest.update(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|".encode())
-        digest.update(file.read(_SAMPLE))
-        file.seek(max(0, stat.st_size - _SAMPLE))
-        digest.update(file.read(_SAMPLE))
+        digest.update(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, stat.st_size - _SAMPLE_BYTES))
+        digest.update(file.read(_SAMPLE_BYTES))
     return digest.digest()
 
 
@@ -107,11 +107,11 @@ def find_rows(folder: Path, wanted: Collection[bytes]) -> dict[bytes, np.ndarray
         with contextlib.suppress(Exception):  # a damaged file matters only to the run that opens it by name
             array = _map(path)
             keys = _keys(array, path)
-            places = {keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]: row for row in range(len(array))}
-            if useful := remaining & places.keys():
+            row_of_key = {keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]: row for row in range(len(array))}
+            if matching := remaining & row_of_key.keys():
                 rows = np.asarray(_read(path))
-                found.update({key: rows[places[key]] for key in useful})
-                remaining -= useful
+                found.update({key: rows[row_of_key[key]] for key in matching})
+                remaining -= matching
     return found
 
 
@@ -131,7 +131,7 @@ def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterab
         FeatureCacheError: If there is not enough space, or the folder cannot be written.
     """
     folder, shape = path.parent, (len(keys), length)
-    with _refusals(folder):
+    with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, 2 * shape[0] * shape[1])
         descriptor, name = tempfile.mkstemp(".tmp", f"{path.stem}.", folder)
@@ -139,16 +139,16 @@ def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterab
     try:
         try:
             checksum = 0
-            with _refusals(folder):
+            with _write_errors(folder):
                 header = _header(shape)
                 _reserve(descriptor, len(header) + 2 * shape[0] * shape[1] + len(keys) * _KEY_BYTES + _CHECKSUM_BYTES)
                 _write(descriptor, header)
             for rows in parts:
                 content = np.ascontiguousarray(rows, np.float16).tobytes()
                 checksum = zlib.crc32(content, checksum)
-                with _refusals(folder):
+                with _write_errors(folder):
                     _write(descriptor, content)
-            with _refusals(folder):
+            with _write_errors(folder):
                 joined = b"".join(keys)
                 _write(descriptor, joined)
                 checksum = zlib.crc32(joined, checksum)
@@ -156,7 +156,7 @@ def write_features(path: Path, keys: Sequence[bytes], length: int, parts: Iterab
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        with _refusals(folder):
+        with _write_errors(folder):
             unfinished.replace(path)
     finally:
         with contextlib.suppress(OSError):
@@ -171,7 +171,7 @@ def remove_unfinished(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         for path in folder.glob("*.tmp"):
-            if time.time() - path.stat().st_mtime > _ABANDONED:
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink(missing_ok=True)
 
 
@@ -188,12 +188,12 @@ def cache_files(folder: Path) -> list[tuple[Path, int]]:
 
 
 @contextlib.contextmanager
-def _refusals(folder: Path) -> Iterator[None]:
+def _write_errors(folder: Path) -> Iterator[None]:
     """Turn errors of the file system into one that names the folder."""
     try:
         yield
     except OSError as error:
-        msg = f"Features cannot be kept in {folder}: {error}."
+        msg = f"Features cannot be stored in {folder}: {error}."
         raise FeatureCacheError(msg) from error
 
 

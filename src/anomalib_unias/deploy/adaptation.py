@@ -12,7 +12,7 @@ from openvino import opset13 as ops
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from anomalib_unias.deploy.errors import ExportedModelError
-from anomalib_unias.deploy.model_info import OUTPUTS, doubts, model_info, read_model_info, set_model_info
+from anomalib_unias.deploy.model_info import OUTPUTS, export_problems, model_info, read_model_info, set_model_info
 from anomalib_unias.deploy.openvino_core import read_export
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,9 @@ def adapt_export(path: str | Path, output: str | Path, consumer: Consumer) -> Pa
         msg = f"output is a new IR, *.xml, got {output}."
         raise ValueError(msg)
     model = read_export(path)
-    doubtful = doubts(model)
+    problems = export_problems(model)
     adapted = adapters[consumer](model)
-    for sentence in doubtful:
+    for sentence in problems:
         logger.warning("%s: %s.", path, sentence)
     output.parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(adapted, output, compress_to_fp16=False)
@@ -76,7 +76,7 @@ def for_model_api(model: ov.Model) -> ov.Model:
     found = _outputs(model)
     if missing := [name for name in OUTPUTS if name not in found]:
         msg = (
-            f"The model has no {' and no '.join(missing)}, without which Model API does not know it: export a model "
+            f"The model has no {' and no '.join(missing)}, which Model API needs: export a model "
             "that segments and has thresholds (validate it, or train it with a CadaPostProcessor)."
         )
         raise ExportedModelError(msg)
@@ -90,9 +90,9 @@ def for_model_api(model: ov.Model) -> ov.Model:
     steps.convert_color(ColorFormat.RGB).convert_element_type(Type.f32).scale(255.0)
     built = processor.build()
     # Steps inside the model must not be done twice.
-    inside = ("reverse_input_channels", "scale_values", "resize_type")
-    kept = {key: value for key, value in info.items() if key not in inside}
-    set_model_info(built, kept | {"embedded_processing": "True"})
+    embedded = ("reverse_input_channels", "scale_values", "resize_type")
+    remaining = {key: value for key, value in info.items() if key not in embedded}
+    set_model_info(built, remaining | {"embedded_processing": "True"})
     return built
 
 

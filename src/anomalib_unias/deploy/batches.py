@@ -8,7 +8,7 @@ from PIL import Image
 
 from anomalib_unias.data.reading import unreadable
 from anomalib_unias.deploy.errors import InspectionError
-from anomalib_unias.deploy.results import result_line, with_a_number
+from anomalib_unias.deploy.results import result_line, with_finite_score
 from anomalib_unias.deploy.sources import ImageSource
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
@@ -75,7 +75,7 @@ class BatchInspector:
             ImageSource(path.as_py()) if content is None else _opened(path.as_py(), content.as_py())
             for path, content in zip(batch["path"], contents, strict=True)
         ]
-        lines = [result_line(with_a_number(result)) for result in self._line.inspect(images)]
+        lines = [result_line(with_finite_score(result)) for result in self._line.inspect(images)]
         return self._table.from_pylist(lines, schema=self._schema)
 
 

@@ -134,7 +134,7 @@ def parity(
     limit: int | None = None,
     output: Path | None = None,
 ) -> None:
-    """Tell whether a trained model gives the same answers in training and after export, and what differs if not.
+    """Check whether a trained model gives the same answers in training and after export, and what differs if not.
 
     The exit status is 1 if answers differ.
 

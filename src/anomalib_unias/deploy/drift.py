@@ -14,7 +14,7 @@ FEWEST_SCORES = 30
 # Significance level: some hundred checks a day must not warn by chance.
 _LEVEL = 1e-4
 # Checks per window; the checked images overlap.
-_LOOKS = 4
+_CHECKS_PER_WINDOW = 4
 
 
 class DriftWatch:
@@ -30,7 +30,7 @@ class DriftWatch:
 
     Attributes:
         window (int): Number of last images that are compared.
-        looked (bool): Whether there were enough images for a check.
+        checked (bool): Whether there were enough images for a check.
 
     Raises:
         InspectionError: If there are fewer than 30 scores, or the window is smaller.
@@ -38,23 +38,23 @@ class DriftWatch:
     Example:
         >>> rng = np.random.default_rng(0)
         >>> watch = DriftWatch(rng.normal(0.2, 0.05, 100), window=40)
-        >>> told = [watch.add(score) for score in rng.normal(0.3, 0.05, 40)]
-        >>> told[-1].partition(" (")[0]
+        >>> sentences = [watch.add(score) for score in rng.normal(0.3, 0.05, 40)]
+        >>> sentences[-1].partition(" (")[0]
         'The scores of the last 40 images are higher than in validation'
     """
 
     def __init__(self, reference: NDArray, window: int = 200) -> None:
         if len(reference) < FEWEST_SCORES or window < FEWEST_SCORES:
             msg = (
-                f"Drift is told from {FEWEST_SCORES} scores or more, got {len(reference)} of validation and a window "
-                f"of {window}."
+                f"Drift is detected from {FEWEST_SCORES} scores or more, got {len(reference)} of validation and a "
+                f"window of {window}."
             )
             raise InspectionError(msg)
         self.window = window
-        self.looked = False
+        self.checked = False
         self._reference = np.asarray(reference, dtype=float)
         self._scores: deque[float] = deque(maxlen=window)
-        self._until_look = window
+        self._until_check = window
         self._drifted = False
 
     @classmethod
@@ -87,21 +87,21 @@ class DriftWatch:
             str | None: A sentence when drift begins, and another one when it has ended; otherwise ``None``.
         """
         self._scores.append(score)
-        self._until_look -= 1
-        if self._until_look:
+        self._until_check -= 1
+        if self._until_check:
             return None
-        self._until_look = max(1, self.window // _LOOKS)
-        self.looked = True
-        chance = float(ks_2samp(self._reference, list(self._scores), method="asymp").pvalue)
-        if (chance < _LEVEL) == self._drifted:
+        self._until_check = max(1, self.window // _CHECKS_PER_WINDOW)
+        self.checked = True
+        p_value = float(ks_2samp(self._reference, list(self._scores), method="asymp").pvalue)
+        if (p_value < _LEVEL) == self._drifted:
             return None
         self._drifted = not self._drifted
         last = f"The scores of the last {len(self._scores)} images"
         if not self._drifted:
             return f"{last} are again like those of validation."
         now, before = np.median(self._scores), np.median(self._reference)
-        how = "spread otherwise" if now == before else "higher" if now > before else "lower"
+        how = "differently distributed" if now == before else "higher" if now > before else "lower"
         return (
-            f"{last} are {how} than in validation (median {now:.4g}, was {before:.4g}; p = {chance:.0e}): false alarms "
-            "and misses may differ from those of the report. Look at lamp, camera and material."
+            f"{last} are {how} than in validation (median {now:.4g}, was {before:.4g}; p = {p_value:.0e}): false "
+            "alarms and misses may differ from those of the report. Check lighting, camera and material."
         )

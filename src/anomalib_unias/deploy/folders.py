@@ -67,7 +67,7 @@ class FolderScan:
             status = path.stat()
         except FileNotFoundError:
             if path.is_symlink():
-                self._warn(path, "a link to nothing")
+                self._warn(path, "a broken link")
             return None
         except OSError as error:  # a link to itself, no permission
             self._warn(path, f"not accessible ({error.strerror})")

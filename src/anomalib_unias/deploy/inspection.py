@@ -38,13 +38,13 @@ class StopRequest:
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def note(*_: Any) -> None:
+        def request_stop(*_: Any) -> None:
             self.received = True
             for number, handler in before.items():
                 signal.signal(number, handler)
 
         for number in before:
-            signal.signal(number, note)
+            signal.signal(number, request_stop)
         try:
             yield self
         finally:
@@ -118,12 +118,12 @@ def run_inspection(
                 logger.warning("%s", sentence)
             progress.advance(task)
     if stop.received:
-        logger.warning("Stopped by a signal; all images that were begun are written.")
+        logger.warning("Stopped by a signal; the results of all started images are written.")
     elif not results.written and not done:
         logger.warning("There is no image in %s.", source)
-    if drift is not None and not drift.looked:
-        logger.warning("There were fewer than %d images (--window): no drift could be seen.", drift.window)
-    if results.problems or results.remarked:
+    if drift is not None and not drift.checked:
+        logger.warning("There were fewer than %d images (--window): drift was not checked.", drift.window)
+    if results.problems or results.remark_count:
         logger.warning("%s", results.summary())
     return results.problems
 

@@ -107,7 +107,7 @@ def _describe_onnx(path: Path, model: AnomalibModule | None) -> dict[str, str]:
     # Weights of large models are in separate files, and stay there.
     content = onnx.load(path, load_external_data=False)
     info = model_info([output.name for output in content.graph.output], model)
-    kept = {each.key: each.value for each in content.metadata_props if not each.key.startswith(f"{SECTION} ")}
+    kept = {prop.key: prop.value for prop in content.metadata_props if not prop.key.startswith(f"{SECTION} ")}
     onnx.helper.set_model_props(content, kept | {f"{SECTION} {key}": value for key, value in info.items()})
     with _replaced(path) as written:
         onnx.save(content, written)
@@ -122,12 +122,12 @@ def _describe_ir(path: Path, model: AnomalibModule | None) -> dict[str, str]:
         raise ExportedModelError(msg) from error
     root = tree.getroot()
     info = model_info(_output_names(root), model)
-    everything = root.find("rt_info")
-    if everything is None:
-        everything = ElementTree.SubElement(root, "rt_info")
-    for old in everything.findall(SECTION):
-        everything.remove(old)
-    section = ElementTree.SubElement(everything, SECTION)
+    rt_info = root.find("rt_info")
+    if rt_info is None:
+        rt_info = ElementTree.SubElement(root, "rt_info")
+    for old in rt_info.findall(SECTION):
+        rt_info.remove(old)
+    section = ElementTree.SubElement(rt_info, SECTION)
     for key, value in sorted(info.items()):
         ElementTree.SubElement(section, key, value=value)
     ElementTree.indent(section, "\t", 2)
@@ -189,7 +189,7 @@ def read_model_info(model: ov.Model) -> dict[str, str]:
     return {key: str(value.astype(str)) for key, value in values}
 
 
-def doubts(model: ov.Model) -> list[str]:
+def export_problems(model: ov.Model) -> list[str]:
     """Find problems of an export that a user should know about.
 
     Args:
@@ -203,17 +203,17 @@ def doubts(model: ov.Model) -> list[str]:
     labelled = any("pred_label" in output.get_names() for output in model.outputs)
     if not info:
         found.append(
-            "it does not say what it is; it is taken for an export of anomalib, which takes RGB in [0, 1] and gives "
-            "normalised scores. If it is one, 'anomalib-unias describe' writes that into it"
+            "it has no description; it is treated as an export of anomalib, which takes RGB in [0, 1] and gives "
+            "normalised scores. If it is one, 'anomalib-unias describe' adds the description"
         )
     elif info.get("description_format") != FORMAT:
         found.append(
-            f"its description has the format {info.get('description_format')}, this version knows {FORMAT}: "
+            f"its description has the format {info.get('description_format')}, this version supports {FORMAT}: "
             "thresholds and colours may mean something else; export it again or update anomalib-unias"
         )
     elif labelled and "image_threshold" not in info:
         found.append(
-            "its description has no image_threshold, although it calls images good or defective: export it again, or "
+            "its description has no image_threshold, although it labels images: export it again, or "
             "let 'anomalib-unias describe' write the description anew"
         )
     if not labelled:

@@ -56,7 +56,7 @@ class MqttSink(BackgroundSink):
         port = parts.port or _PORTS[parts.scheme]
         self.name = f"{parts.scheme}://{parts.hostname}:{port}/{self._topic}"
         super().__init__(patience)
-        self._outage = Outage(self.name, "Results are kept and sent when the broker is there again.")
+        self._outage = Outage(self.name, "Results are kept and sent when the broker is reachable again.")
         self._client: Any = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.username_pw_set(*(part and unquote(part) for part in (parts.username, parts.password)))
         if parts.scheme == "mqtts":
@@ -74,7 +74,7 @@ class MqttSink(BackgroundSink):
         self._client.connect_async(str(parts.hostname), port)
         self._client.loop_start()
 
-    def _take(self, line: bytes) -> bool:
+    def _enqueue(self, line: bytes) -> bool:
         return self._client.publish(self._topic, line, qos=1).rc != self._queue_is_full
 
     def _stop(self) -> None:

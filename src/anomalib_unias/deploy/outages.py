@@ -1,4 +1,4 @@
-"""Messages about connections that are lost and come back."""
+"""Messages about connections that are lost and restored."""
 
 import logging
 
@@ -6,17 +6,17 @@ logger = logging.getLogger(__name__)
 
 
 class Outage:
-    """Warns once when a connection is lost, and once when it is back.
+    """Warns once when a connection is lost, and once when it works again.
 
     Args:
         name (str): Name of the connection.
-        lost (str): Consequence of the loss, for the warning.
+        consequence (str): Consequence of the loss, for the warning.
     """
 
-    def __init__(self, name: str, lost: str) -> None:
+    def __init__(self, name: str, consequence: str) -> None:
         self._name = name
-        self._lost = lost
-        self._lasts = False
+        self._consequence = consequence
+        self._ongoing = False
 
     def begin(self, reason: object) -> None:
         """Record that the connection is lost, or still lost.
@@ -24,12 +24,12 @@ class Outage:
         Args:
             reason (object): Reason, as text or as an error.
         """
-        if not self._lasts:
-            self._lasts = True
-            logger.warning("%s: %s. %s", self._name, str(reason).rstrip("."), self._lost)
+        if not self._ongoing:
+            self._ongoing = True
+            logger.warning("%s: %s. %s", self._name, str(reason).rstrip("."), self._consequence)
 
     def end(self) -> None:
         """Record that the connection works."""
-        if self._lasts:
-            self._lasts = False
-            logger.warning("%s is there again.", self._name)
+        if self._ongoing:
+            self._ongoing = False
+            logger.warning("%s is reachable again.", self._name)

@@ -16,7 +16,7 @@ _BOX_COLOR = (255, 0, 0)
 _SUFFIX = ".png"
 # Maximum number of bytes that file systems allow for a name.
 _LONGEST_NAME = 255
-_KEPT_OF_LONG_NAMES = 200
+_BYTES_OF_LONG_NAMES = 200
 
 
 def draw_overlay(pixels: np.ndarray, anomaly_map: np.ndarray | None, regions: list[Region] | None) -> np.ndarray:
@@ -67,6 +67,6 @@ def overlay_path(image: str, folder: Path) -> Path:
     return Path(*folders, name + _SUFFIX)
 
 
-def _hashed(readable: str, whole: str) -> str:
-    start = os.fsencode(readable)[:_KEPT_OF_LONG_NAMES].decode(errors="ignore")
-    return f"{start}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}{_SUFFIX}"
+def _hashed(readable: str, full_name: str) -> str:
+    start = os.fsencode(readable)[:_BYTES_OF_LONG_NAMES].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(os.fsencode(full_name)).hexdigest()[:16]}{_SUFFIX}"

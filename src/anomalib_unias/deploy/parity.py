@@ -125,9 +125,9 @@ class ParityReport:
 
     def _caption(self) -> str:
         caption = f"Largest differences to {REFERENCE}; red: more than {self.tolerance:g}, or another label."
-        guilty = [row.stage for row in self.rows if ": " in row.stage and self.differs(row)]
-        if guilty:
-            caption += f" It begins to differ in {', '.join(guilty)}."
+        differing = [row.stage for row in self.rows if ": " in row.stage and self.differs(row)]
+        if differing:
+            caption += f" It begins to differ in {', '.join(differing)}."
         if any(row.stage == DEFAULT_PRECISION and self.differs(row) for row in self.rows):
             caption += " OpenVINO: give the inferencer config={'INFERENCE_PRECISION_HINT': 'f32'}."
         return caption
@@ -167,12 +167,12 @@ def check_export_parity(
         UnreadableImageError: If a file is not an image, or has more than 8 bits per channel, which anomalib reads
             wrongly.
     """
-    files, known = _files_and_labels(data, labels)
+    files, all_labels = _files_and_labels(data, labels)
     for file in files:
         check_header(file)
     chosen = np.unique(np.linspace(0, len(files) - 1, min(limit or len(files), len(files))).astype(int))
     files = [files[index] for index in chosen]
-    truth = {str(files[i]): known[index] for i, index in enumerate(chosen)} if known else {}
+    truth = {str(files[i]): all_labels[index] for i, index in enumerate(chosen)} if all_labels else {}
     calibration = calibration or type(model.post_processor).__name__
     report = ParityReport(model=model.name, calibration=calibration, tolerance=tolerance)
     training, device = model.training, model.device

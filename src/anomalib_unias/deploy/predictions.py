@@ -18,7 +18,7 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
-from anomalib_unias.compat.export import inside
+from anomalib_unias.compat.export import working_directory
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
@@ -106,7 +106,7 @@ def predict_by_openvino(path: Path, files: Sequence[Path], config: Mapping[str, 
     Returns:
         Predictions: By image path.
     """
-    with inside(path.parent):
+    with working_directory(path.parent):
         inferencer = OpenVINOInferencer(path.resolve(), device="CPU", config=dict(config))
     return {str(file): _from_batch(inferencer.predict(file))[0] for file in files}
 

@@ -37,19 +37,19 @@ class ResultWriter:
     Attributes:
         failed (set[str]): Images whose last result is an error.
         written (int): Number of lines so far.
-        remarked (int): Number of images with remarks.
+        remark_count (int): Number of images with remarks.
         lost_overlays (int): Number of pictures that could not be written.
     """
 
     def __init__(self, source: Path, output: Path | None, overlays: Path | None, sinks: Sequence[Sink] = ()) -> None:
         self.failed: set[str] = set()
         self.written = 0
-        self.remarked = 0
+        self.remark_count = 0
         self.lost_overlays = 0
         self._folder = source if source.is_dir() else source.parent
         self._overlays = overlays
         self._sinks = sinks
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         # Without a buffer, it is known which bytes have been written.
         self._file = output.open("ab", buffering=0) if output else None
         self._pending = b""
@@ -76,7 +76,7 @@ class ResultWriter:
         Args:
             result (Inspected): Result or error.
         """
-        result = with_a_number(result)
+        result = with_finite_score(result)
         name = result.source.name
         # In this order: an image that has a line is not inspected again.
         if self._overlays is not None and result.pixels is not None:
@@ -88,8 +88,8 @@ class ResultWriter:
         for sink in self._sinks:
             sink.publish(line)
         if remarks := entry.get("remarks"):
-            self.remarked += 1
-            self._tell_once("Remarks", f"{name!r} is {' and '.join(remarks)}: look at camera and light.")
+            self.remark_count += 1
+            self._warn_once("Remarks", f"{name!r} is {' and '.join(remarks)}: check camera and lighting.")
         self.written += 1
         if result.error is None:
             self.failed.discard(name)
@@ -106,7 +106,7 @@ class ResultWriter:
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
         except OSError as error:
-            self._tell_once("Lines", f"Lines cannot be written, which is tried again with each: {error}")
+            self._warn_once("Lines", f"Lines cannot be written; each new line is another attempt: {error}")
 
     def _write_overlay(self, path: Path, pixels: np.ndarray, result: Inspected) -> None:
         try:
@@ -115,12 +115,12 @@ class ResultWriter:
             path.write_bytes(_png(draw_overlay(pixels, _plane(result, "anomaly_map"), _regions(result))))
         except (OSError, cv2.error) as error:
             _remove(path)
-            self._tell_once("Pictures", f"The picture of {result.source.name!r} cannot be written: {error}")
+            self._warn_once("Pictures", f"The picture of {result.source.name!r} cannot be written: {error}")
             self.lost_overlays += 1
 
-    def _tell_once(self, what: str, message: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning("%s", message)
 
     def summary(self) -> str:
@@ -131,7 +131,7 @@ class ResultWriter:
         """
         counts = {
             "without a result": len(self.failed),
-            "with remarks": self.remarked,
+            "with remarks": self.remark_count,
             "pictures that could not be written": self.lost_overlays,
             "lines that could not be written": self.lost_lines,
             **{f"results that did not arrive at {sink.name}": sink.undelivered for sink in self._sinks},
@@ -174,7 +174,7 @@ def result_line(result: Inspected) -> dict[str, Any]:
     }
 
 
-def with_a_number(result: Inspected) -> Inspected:
+def with_finite_score(result: Inspected) -> Inspected:
     """Turn a result whose score is not finite into an error: NaN would count as good with any threshold.
 
     Args:
@@ -185,7 +185,7 @@ def with_a_number(result: Inspected) -> Inspected:
     """
     if result.error is not None or np.isfinite(result.score):
         return result
-    error = UnreadableImageError(f"{result.source.name}: the score of the model is {result.score}, no number")
+    error = UnreadableImageError(f"{result.source.name}: the score of the model is {result.score}, not a finite number")
     return replace(result, outputs={}, pixels=None, error=error)
 
 

@@ -103,7 +103,7 @@ class BackgroundSink(ABC):
             line (bytes): JSON object.
         """
         self._deliveries.begin()
-        if not self._take(line):
+        if not self._enqueue(line):
             self._deliveries.end(arrived=False)
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class BackgroundSink(ABC):
         self._stop()
 
     @abstractmethod
-    def _take(self, line: bytes) -> bool:
+    def _enqueue(self, line: bytes) -> bool:
         """Start to deliver a line without waiting; ``False`` if too many are on their way already."""
 
     @abstractmethod

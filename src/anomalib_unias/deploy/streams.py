@@ -62,20 +62,20 @@ def watch_stream(source: str, tries: int | None = 5) -> Iterator[ImageSource | N
         raise ValueError(msg)
     name = _without_password(source)
     outage = Outage(name, "It is tried again, with ever longer pauses up to 30 s.")
-    failed, seen = 0, False
+    failed, connected = 0, False
     while tries is None or failed < tries:
         if failed:
             yield from _pause(min(_SHORTEST_DELAY * 2 ** (failed - 1), _LONGEST_DELAY))
         with _Frames(lambda: _open(source)) as frames:
             for frame in frames:
                 if frame is not None:
-                    failed, seen = 0, True
+                    failed, connected = 0, True
                     outage.end()
                 yield None if frame is None else ImageSource(f"{name}#{_now()}", frame)
         failed += 1
-        outage.begin("there are no frames" if failed == 1 and seen else "it cannot be opened")
-    problem = f"{name} gives no frames, after {failed} attempts: look at the camera, the network, and the name."
-    if not seen:
+        outage.begin("there are no frames" if failed == 1 and connected else "it cannot be opened")
+    problem = f"{name} gives no frames, after {failed} attempts: check the camera, the network, and the name."
+    if not connected:
         raise ConnectionError(problem)
     yield ImageSource(f"{name}#{_now()}", problem=problem)
 

@@ -21,7 +21,7 @@ from platformdirs import user_cache_path
 from anomalib_unias.deploy.errors import ExportedModelError, UnreadableImageError
 from anomalib_unias.deploy.folders import State
 from anomalib_unias.deploy.input_resizing import cut_resizing, resize
-from anomalib_unias.deploy.model_info import doubts, read_model_info
+from anomalib_unias.deploy.model_info import export_problems, read_model_info
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core, read_export
 from anomalib_unias.deploy.remarks import remarks_on
 from anomalib_unias.deploy.sources import ImageSource
@@ -149,7 +149,7 @@ class ThroughputInferencer:
         }
         self.readers = readers
         model = read_export(path)
-        doubtful = doubts(model)
+        problems = export_problems(model)
         self.info = read_model_info(model)
         model = _for_one_image(model, path)
         self._image_shape = model.input(0).partial_shape
@@ -160,7 +160,7 @@ class ThroughputInferencer:
         if "pred_score" not in self._names:
             msg = f"{path} has the outputs {self._names}, expected a 'pred_score': export the model with anomalib."
             raise ExportedModelError(msg)
-        for sentence in doubtful:
+        for sentence in problems:
             logger.warning("%s: %s.", path, sentence)
         self._idle: list[InferRequest] = []
         self.requests: int = requests or self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -218,7 +218,7 @@ class ThroughputInferencer:
         finally:
             # Whoever stops early leaves some that still write into their memory.
             for read, request in running:
-                _await_unwanted(read, request)
+                _wait_for_unused(read, request)
             self._idle += [*free, *(request for _, request in running)]
 
     def _finish(self, read: _Read, request: InferRequest, free: list[InferRequest]) -> Inspected:
@@ -289,7 +289,7 @@ def _start(request: InferRequest, read: _Read) -> _Read:
     return read
 
 
-def _await_unwanted(read: _Read, request: InferRequest) -> None:
+def _wait_for_unused(read: _Read, request: InferRequest) -> None:
     """Wait for an answer that nobody wants."""
     if read.pixels is not None:
         with suppress(RuntimeError):

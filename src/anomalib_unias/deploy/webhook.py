@@ -9,10 +9,10 @@ from anomalib_unias.deploy.errors import InspectionError
 from anomalib_unias.deploy.outages import Outage
 from anomalib_unias.deploy.sinks import PATIENCE, QUEUE_SIZE, BackgroundSink, url_parts
 
-# Status codes after which the same line is sent again: until it is accepted, or _TIMES times.
+# Status codes after which the same line is sent again: until it is accepted, or _RETRIES times.
 _UNAVAILABLE = (408, 429, 502, 503, 504)
-_BROKEN = (500,)
-_TIMES = 3
+_INTERNAL_ERROR = (500,)
+_RETRIES = 3
 _LONGEST_DELAY = 30.0
 
 
@@ -59,14 +59,14 @@ class WebhookSink(BackgroundSink):
         if queue_size < 1:
             msg = f"queue_size is a number of lines, 1 or more, got {queue_size}."
             raise InspectionError(msg)
-        place = parts.netloc.rpartition("@")[2]
-        self.name = f"{parts.scheme}://{place}{parts.path}"
-        self._url = urlunsplit(parts._replace(netloc=place))
+        host = parts.netloc.rpartition("@")[2]
+        self.name = f"{parts.scheme}://{host}{parts.path}"
+        self._url = urlunsplit(parts._replace(netloc=host))
         super().__init__(patience)
-        self._outage = Outage(self.name, "Results are kept and sent when the server is there again.")
+        self._outage = Outage(self.name, "Results are kept and sent when the server is reachable again.")
         self._refusal = Outage(self.name, "Refused results are counted as not delivered.")
         user = None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        self._unreachable = urllib3.exceptions.HTTPError
+        self._connection_error = urllib3.exceptions.HTTPError
         self._pool = urllib3.PoolManager(
             headers={
                 "Content-Type": "application/json",
@@ -77,19 +77,19 @@ class WebhookSink(BackgroundSink):
             retries=urllib3.Retry(
                 connect=0,
                 read=0,
-                status=_TIMES,
-                status_forcelist=(*_UNAVAILABLE, *_BROKEN),
+                status=_RETRIES,
+                status_forcelist=(*_UNAVAILABLE, *_INTERNAL_ERROR),
                 allowed_methods=None,
                 backoff_factor=0.5,
                 raise_on_status=False,
             ),
         )
         self._lines: queue.Queue[bytes] = queue.Queue(queue_size)
-        self._given_up = threading.Event()
+        self._stopped = threading.Event()
         # A daemon: a server that does not answer must not keep the process alive.
         threading.Thread(target=self._send_all, name=self.name, daemon=True).start()
 
-    def _take(self, line: bytes) -> bool:
+    def _enqueue(self, line: bytes) -> bool:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
@@ -97,10 +97,10 @@ class WebhookSink(BackgroundSink):
         return True
 
     def _stop(self) -> None:
-        self._given_up.set()
+        self._stopped.set()
 
     def _send_all(self) -> None:
-        while not self._given_up.is_set():
+        while not self._stopped.is_set():
             try:
                 line = self._lines.get(timeout=1)
             except queue.Empty:
@@ -112,22 +112,22 @@ class WebhookSink(BackgroundSink):
     def _send(self, line: bytes) -> bool | None:
         """Send a line until it is accepted or refused; ``None`` if sending was given up."""
         delay = 1.0
-        while not self._given_up.is_set():
+        while not self._stopped.is_set():
             try:
                 status = self._pool.request("POST", self._url, body=line).status
-            except self._unreachable as error:
+            except self._connection_error as error:
                 self._outage.begin(error)
             else:
                 if status not in _UNAVAILABLE:
                     self._outage.end()
-                    return self._is_taken(status)
+                    return self._is_accepted(status)
                 self._outage.begin(f"the server is not available (status {status})")
-            self._given_up.wait(delay)
+            self._stopped.wait(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
         return None
 
-    def _is_taken(self, status: int) -> bool:
-        taken = 200 <= status < 300
-        if not taken:
+    def _is_accepted(self, status: int) -> bool:
+        accepted = 200 <= status < 300
+        if not accepted:
             self._refusal.begin(f"the server refuses a result (status {status})")
-        return taken
+        return accepted

@@ -113,9 +113,9 @@ def common_images(runs: Sequence[Run]) -> list[pd.DataFrame]:
     Raises:
         ValueError: If paths are missing or not unique, there are no common images, or their labels differ.
     """
-    tables = [_by_path(run, whole=True) for run in runs]
+    tables = [_by_path(run, full_path=True) for run in runs]
     if not all(tables[0].index.equals(table.index) for table in tables):
-        tables = [_by_path(run, whole=False) for run in runs]
+        tables = [_by_path(run, full_path=False) for run in runs]
     common = tables[0].index
     for table in tables[1:]:
         common = common.intersection(table.index)
@@ -131,14 +131,14 @@ def common_images(runs: Sequence[Run]) -> list[pd.DataFrame]:
     return [table.reset_index(drop=True) for table in tables]
 
 
-def _by_path(run: Run, whole: bool) -> pd.DataFrame:
+def _by_path(run: Run, full_path: bool) -> pd.DataFrame:
     paths = run.images["image_path"]
-    if not whole and len(paths) > 1 and paths.str.startswith("/").nunique() == 1 and (paths != "").all():
+    if not full_path and len(paths) > 1 and paths.str.startswith("/").nunique() == 1 and (paths != "").all():
         folder = commonpath(list(paths))
         paths = paths.str.slice(len(folder)).str.lstrip("/")
     keys = pd.MultiIndex.from_arrays([run.images["category"], paths])
     if (paths == "").any() or not keys.is_unique:
-        msg = f"The images of {run.name} cannot be told apart: each needs a path of its own."
+        msg = f"The images of {run.name} cannot be matched: each needs a unique path."
         raise ValueError(msg)
     return run.images.set_axis(keys).sort_index()
 

@@ -121,8 +121,8 @@ def _found_regions(images: pd.DataFrame, regions: pd.DataFrame) -> Iterator[tupl
         part = regions if category == MIXED else regions[regions["category"] == category]
         if not len(part):
             continue
-        of_category = images if category == MIXED else images[images["category"] == category]
-        peaks = of_category.loc[of_category["label"] == 0, "peak"].dropna().to_numpy(float)
+        category_images = images if category == MIXED else images[images["category"] == category]
+        peaks = category_images.loc[category_images["label"] == 0, "peak"].dropna().to_numpy(float)
         yield category, DEPLOYED, part, part["found"].to_numpy(float)
         for rate in FALSE_ALARM_RATES:
             threshold = false_alarm_threshold(peaks, rate)
@@ -147,5 +147,5 @@ def _smallest(sizes: NDArray, found: NDArray) -> float:
     if np.isnan(found).any():
         return float("nan")
     recall = IsotonicRegression(y_min=0, y_max=1).fit(sizes, found).predict(sizes)
-    often = sizes[recall >= _RECALL]
-    return float(often.min()) if len(often) >= _FEWEST_REGIONS else float("nan")
+    detected = sizes[recall >= _RECALL]
+    return float(detected.min()) if len(detected) >= _FEWEST_REGIONS else float("nan")

@@ -71,14 +71,14 @@ class Evaluation:
 def _with_intervals(results: UnifiedResults, rates: pd.DataFrame) -> pd.DataFrame:
     """Metrics with 95 % intervals: bootstrap over the images, exact for rates, NaN for the others."""
     images = results.images.join(results.pixel_counts)
-    samples, at_hand = bootstrap_statistics(images), statistics_of_rows(images, np.ones((1, len(images))))
+    samples, observed = bootstrap_statistics(images), statistics_of_rows(images, np.ones((1, len(images))))
     deployed = rates[(rates["level"] == "image") & (rates["at"] == DEPLOYED)].set_index("category")
     rows = []
     for category, metric, value in results.metrics[list(RESULT_COLUMNS)].itertuples(index=False):
         low = high = float("nan")
         if metric in _BOOTSTRAPPED:
             # Pixel sketches cause an error of some thousandths, the same in all samples.
-            centred = samples[category, metric] + (value - at_hand[category, metric])
+            centred = samples[category, metric] + (value - observed[category, metric])
             low, high = percentile_interval(np.clip(centred, -1 if category == GAP else 0, 1))
         elif metric in _RATES and category in deployed.index:
             low_name, high_name, factor = _RATES[metric]

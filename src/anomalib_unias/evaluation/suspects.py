@@ -22,11 +22,11 @@ def suspicious_labels(images: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for _, part in images.groupby("category"):
         for label, sign in ((0, 1), (1, -1)):
-            own, others = part[part["label"] == label], np.sort(sign * part.loc[part["label"] != label, "score"])
-            if len(own) and len(others):
-                scores = sign * own["score"].to_numpy(float)
+            labelled, others = part[part["label"] == label], np.sort(sign * part.loc[part["label"] != label, "score"])
+            if len(labelled) and len(others):
+                scores = sign * labelled["score"].to_numpy(float)
                 sides = (np.searchsorted(others, scores, side=side) for side in ("left", "right"))
-                parts.append(own.assign(suspicion=sum(sides) / (2 * len(others))))
+                parts.append(labelled.assign(suspicion=sum(sides) / (2 * len(others))))
     if not parts:
         return pd.DataFrame(columns=list(SUSPECT_COLUMNS))
     table = pd.concat(parts)

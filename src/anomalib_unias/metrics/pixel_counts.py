@@ -35,9 +35,9 @@ def count_pixels(images: pd.DataFrame, tables: Mapping[str, PixelTable], mixed: 
     thresholds = {name: curve_thresholds(table.curve) for name, table in tables.items()}
     width = max(len(values) for values, _ in thresholds.values())
     names = images["category"].to_numpy()
-    of_sets = {"pixel_counts": names, "mixed_pixel_counts": np.full(len(names), mixed)}
+    set_names = {"pixel_counts": names, "mixed_pixel_counts": np.full(len(names), mixed)}
     counts = {}
-    for column, sets in of_sets.items():
+    for column, sets in set_names.items():
         block = np.zeros((len(images), 3, width), np.float32)
         for number, (name, pixels) in enumerate(zip(sets, images["pixels"], strict=True)):
             if name in thresholds:
@@ -80,5 +80,5 @@ def curve_thresholds(curve: ScoreCurve) -> tuple[NDArray, NDArray[np.bool_]]:
         frequent,
         frequent[frequent > 0] - 1,
     )
-    kept = np.unique(np.concatenate(parts))
-    return curve.thresholds[kept], np.diff(kept, prepend=-1) == 1
+    indices = np.unique(np.concatenate(parts))
+    return curve.thresholds[indices], np.diff(indices, prepend=-1) == 1

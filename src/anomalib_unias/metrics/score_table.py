@@ -125,8 +125,8 @@ def pixel_rows(anomaly_map: NDArray, mask: NDArray[np.bool_], dropped: Precision
     counts = _count(cells, mask.ravel())
     table = np.zeros((len(counts), PIXEL_WIDTH), order="F")
     table[:, :COUNT_WIDTH] = counts
-    true_positives = _from_the_top(counts[:, DEFECTIVE])
-    predicted = true_positives + _from_the_top(counts[:, NORMAL])
+    true_positives = _cumulated_from_top(counts[:, DEFECTIVE])
+    predicted = true_positives + _cumulated_from_top(counts[:, NORMAL])
     dice = 2 * true_positives / (true_positives[0] + predicted)
     table[:, DICE] = dice - np.append(dice[1:], float(true_positives[0] == 0))
     if true_positives[0] == 0:
@@ -209,9 +209,9 @@ def _segments(keys: NDArray) -> NDArray:
     segments = octaves + _OCTAVES // 2
     near_one = np.flatnonzero((octaves == _BELOW_ONE) | (octaves == _ABOVE_MINUS_ONE))
     if len(near_one):
-        some = keys[near_one]
-        negative = some < 0
-        distance = (np.where(negative, some, ~some) & _MANTISSA_MASK).astype(np.float32)
+        near_keys = keys[near_one]
+        negative = near_keys < 0
+        distance = (np.where(negative, near_keys, ~near_keys) & _MANTISSA_MASK).astype(np.float32)
         # The octave of a whole number, as np.frexp gives it, but read from its bits, which is several times faster.
         bits = np.maximum((distance.view(np.int32) >> _MANTISSA_BITS) - _BELOW_ONE, 0)
         segments[near_one] = _OCTAVES + _NEAR_ONE * negative + bits
@@ -230,5 +230,5 @@ def _sum_per_cell(occupied: NDArray, cells: NDArray, weights: NDArray | None = N
     return np.bincount(np.searchsorted(occupied, cells), weights=weights, minlength=len(occupied))
 
 
-def _from_the_top(values: NDArray) -> NDArray:
+def _cumulated_from_top(values: NDArray) -> NDArray:
     return np.cumsum(values[::-1])[::-1]

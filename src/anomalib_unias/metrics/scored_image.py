@@ -81,7 +81,7 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processo
     labels = batch.pred_label if has_threshold(post_processor, "image_threshold") else None
     predicted_masks = batch.pred_mask if has_threshold(post_processor, "pixel_threshold") else None
     size = len(scores.image)
-    known = getattr(batch, "mask_valid", None)
+    valid = getattr(batch, "mask_valid", None)
     columns: dict[str, Any] = {
         "category": getattr(batch, "category", None) or [data_name] * size,
         "image_path": batch.image_path or [""] * size,
@@ -89,11 +89,12 @@ def split_batch(batch: ImageBatch, scores: Scores, data_name: str, post_processo
         "score": scores.image.double().tolist(),
         "normalized_score": Scores.of(batch).image.double().tolist(),
         "predicted": [float("nan")] * size if labels is None else labels.double().tolist(),
-        "anomaly_map": _each(scores.pixel, size),
+        "anomaly_map": _per_image(scores.pixel, size),
         "mask": [
-            mask if known is None or known[index] else None for index, mask in enumerate(_each(batch.gt_mask, size))
+            mask if valid is None or valid[index] else None
+            for index, mask in enumerate(_per_image(batch.gt_mask, size))
         ],
-        "predicted_mask": _each(predicted_masks, size),
+        "predicted_mask": _per_image(predicted_masks, size),
     }
     for values in zip(*columns.values(), strict=True):
         yield ScoredImage(**dict(zip(columns, values, strict=True)))
@@ -121,5 +122,5 @@ def count_unrepeated(loader: Any, batch_idx: int, size: int) -> int:
     return int((indices < len(sampler.dataset)).sum())  # type: ignore[arg-type]
 
 
-def _each(images: Tensor | None, size: int) -> list[Tensor | None]:
+def _per_image(images: Tensor | None, size: int) -> list[Tensor | None]:
     return [None] * size if images is None else [image.reshape(image.shape[-2:]) for image in images]

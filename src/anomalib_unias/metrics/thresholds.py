@@ -128,7 +128,7 @@ class F1Threshold(AnomalibMetric, _F1Threshold):
         if "gt_label" in self.fields and normal < defective:
             logger.warning(
                 "The F1 threshold is taken from %d good and %d defective images: where good images are a minority it "
-                "lets many of them pass for defective. Validate with more good images, or use the threshold "
+                "calls many of them defective. Validate with more good images, or use the threshold "
                 "'false_alarm_rate'.",
                 normal,
                 defective,
@@ -170,8 +170,8 @@ class _FalseAlarmThreshold(_ThresholdMetric):
         rank = int(self.false_alarm_rate * (count + 1) * (1 + 1e-9))
         if rank < 1 and self.false_alarm_rate > 0 and self._warn:
             logger.warning(
-                "%d normal scores can promise a false alarm rate of %.3g at best, %g was asked for (it needs %d). The "
-                "threshold is above all of them.",
+                "%d normal scores can guarantee a false alarm rate of %.3g at best, %g was asked for (it needs %d). "
+                "The threshold is above all of them.",
                 count,
                 1 / (count + 1),
                 self.false_alarm_rate,

@@ -217,10 +217,10 @@ def summarize(
     curves = pd.concat([_curves(name, *parts) for name, parts in sets.items()], ignore_index=True)
     if "pixels" not in images:
         images = images.assign(pixels=None)
-    known = {name: table for name, (_, table) in sets.items() if table is not None}
-    described = images.drop(columns="pixels").join(pixel_columns(images, known, MIXED)).reset_index(drop=True)
-    counts = count_pixels(images, known, MIXED).reset_index(drop=True)
-    return UnifiedResults(_unify(sets, fpr_limit), described, curves, region_table(images), counts)
+    set_tables = {name: table for name, (_, table) in sets.items() if table is not None}
+    image_rows = images.drop(columns="pixels").join(pixel_columns(images, set_tables, MIXED)).reset_index(drop=True)
+    counts = count_pixels(images, set_tables, MIXED).reset_index(drop=True)
+    return UnifiedResults(_unify(sets, fpr_limit), image_rows, curves, region_table(images), counts)
 
 
 def _sets(

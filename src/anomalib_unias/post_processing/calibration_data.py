@@ -112,9 +112,9 @@ def collect(
             "normal. Add normal images or choose other targets."
         )
         raise CalibrationDataError(msg)
-    own = normal[rank::processes]
+    indices = normal[rank::processes]
     loader = DataLoader(
-        Subset(dataset, own),
+        Subset(dataset, indices),
         batch_size=like.batch_size,
         num_workers=like.num_workers,
         collate_fn=like.collate_fn,
@@ -123,7 +123,7 @@ def collect(
     for batch in progress(loader):
         paths = batch.image_path
         features, output = run(batch)
-        rows += _rows(own[len(rows) :], paths, features, output, getattr(batch, "category", None), keep_maps)
+        rows += _rows(indices[len(rows) :], paths, features, output, getattr(batch, "category", None), keep_maps)
     return _join(_gather(rows, processes), unseen=unseen)
 
 
@@ -191,9 +191,9 @@ def shrink(features: Tensor) -> Tensor:
 def _gather(rows: list[_Row], processes: int) -> list[_Row]:
     if processes == 1:
         return rows
-    everything: list[list[_Row]] = [[] for _ in range(processes)]
-    distributed.all_gather_object(everything, rows)
-    return sorted((row for part in everything for row in part), key=lambda row: row.index)
+    gathered: list[list[_Row]] = [[] for _ in range(processes)]
+    distributed.all_gather_object(gathered, rows)
+    return sorted((row for part in gathered for row in part), key=lambda row: row.index)
 
 
 def _join(rows: Sequence[_Row], *, unseen: bool) -> CalibrationData:

@@ -89,8 +89,8 @@ class ImageClusters(nn.Module):
         clusters.origin.copy_(origin)
         clusters.projection.copy_(scale[:, None] * axes @ whitening)
         clusters.centers.copy_(centers @ whitening)
-        new = clusters.assign(descriptors[unseen].float())
-        clusters.radii.copy_(_mean_by_cluster(new, len(centers)))
+        assignment = clusters.assign(descriptors[unseen].float())
+        clusters.radii.copy_(_mean_by_cluster(assignment, len(centers)))
         return clusters
 
     @property
@@ -119,9 +119,9 @@ class ImageClusters(nn.Module):
         nearest = (squares - 2 * points @ self.centers.T).min(dim=1)
         return Assignment(nearest.indices, nearest.values.clamp(min=0).sqrt() / self.radii[nearest.indices])
 
-    def nearest_of(self, some: Tensor) -> Tensor:
+    def nearest_among(self, candidates: Tensor) -> Tensor:
         """Find for each cluster the nearest ``(K,)`` of some clusters, which are given by their indices ``(k,)``."""
-        return some[torch.cdist(self.centers, self.centers[some]).argmin(dim=1)]
+        return candidates[torch.cdist(self.centers, self.centers[candidates]).argmin(dim=1)]
 
 
 def _principal_axes(points: Tensor) -> Tensor:
@@ -153,10 +153,10 @@ def _whitening(residuals: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.linalg.inv(shrunk))
 
 
-def _mean_by_cluster(new: Assignment, clusters: int) -> Tensor:
+def _mean_by_cluster(assignment: Assignment, clusters: int) -> Tensor:
     """Compute the mean distance in each cluster, with one more image at the overall mean, and a margin for few."""
-    everywhere = new.distance.mean()
-    sums = torch.zeros(clusters).index_add_(0, new.cluster, new.distance)
-    means = (sums + everywhere) / (torch.bincount(new.cluster, minlength=clusters) + 1)
-    means = means * (1 + 2 / len(new.distance))
+    overall = assignment.distance.mean()
+    sums = torch.zeros(clusters).index_add_(0, assignment.cluster, assignment.distance)
+    means = (sums + overall) / (torch.bincount(assignment.cluster, minlength=clusters) + 1)
+    means = means * (1 + 2 / len(assignment.distance))
     return torch.where(means > 0, means, torch.ones_like(means))

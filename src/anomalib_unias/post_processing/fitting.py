@@ -172,9 +172,9 @@ def _fit_levels(clusters: ImageClusters, data: CalibrationData) -> LevelCalibrat
     scores, score_logarithm = _in_logarithms(data.scores)
     calibration = LevelCalibration(clusters, map_logarithm, score_logarithm)
     cluster = clusters.assign(data.descriptors).cluster
-    known = clusters.nearest_of(cluster[data.trusted].unique())
+    nearest = clusters.nearest_among(cluster[data.trusted].unique())
     for values, levels in ((peaks, calibration.map_levels), (scores, calibration.score_levels)):
-        levels.copy_(ClusterMeans.fit(values, cluster, len(clusters), data.trusted).levels()[known])
+        levels.copy_(ClusterMeans.fit(values, cluster, len(clusters), data.trusted).levels()[nearest])
     return calibration
 
 

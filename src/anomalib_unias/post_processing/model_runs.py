@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomalib_unias.compat.export import modes_kept
+from anomalib_unias.compat.export import preserved_modes
 from anomalib_unias.data.synthetic_defects import SyntheticDefect, SyntheticDefects
 
 from .calibration_data import CalibrationData, ModelOutput, at_most, collect
@@ -50,7 +50,7 @@ class ModelRuns:
         Returns:
             CalibrationData: Data of all normal images.
         """
-        with modes_kept(self._module), self._progress() as progress:
+        with preserved_modes(self._module), self._progress() as progress:
             self._module.eval()
             parts = [
                 collect(
@@ -110,7 +110,7 @@ class ModelRuns:
         yield from self._outputs(loader, name)
 
     def _outputs(self, loader: DataLoader, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
-        with modes_kept(self._module), self._progress() as progress:
+        with preserved_modes(self._module), self._progress() as progress:
             self._module.eval()
             for batch in progress.track(loader, description=f"CADA: {name}"):
                 yield batch, self._run(batch)

@@ -118,7 +118,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         Returns:
             InferenceBatch: Without labels if there is no image threshold, without masks if there is no pixel threshold.
         """
-        return self._without_guesses(super().forward(predictions))
+        return self._without_undefined_labels(super().forward(predictions))
 
     def threshold_batch(self, batch: Batch) -> None:
         """Predict labels and masks if there are thresholds.
@@ -126,21 +126,21 @@ class OrderPreservingPostProcessor(PostProcessor):
         Args:
             batch (Batch): Batch with normalised scores.
         """
-        given = batch.pred_label, batch.pred_mask
+        previous = batch.pred_label, batch.pred_mask
         super().threshold_batch(batch)
-        image, pixel = self._thresholds_there_are()
+        image, pixel = self._has_thresholds()
         if not image:
-            batch.pred_label = given[0]
+            batch.pred_label = previous[0]
         if not pixel:
-            batch.pred_mask = given[1]
+            batch.pred_mask = previous[1]
 
-    def _without_guesses(self, batch: InferenceBatch) -> InferenceBatch:
-        image, pixel = self._thresholds_there_are()
+    def _without_undefined_labels(self, batch: InferenceBatch) -> InferenceBatch:
+        image, pixel = self._has_thresholds()
         return batch._replace(
             pred_label=batch.pred_label if image else None, pred_mask=batch.pred_mask if pixel else None
         )
 
-    def _thresholds_there_are(self) -> tuple[bool, bool]:
+    def _has_thresholds(self) -> tuple[bool, bool]:
         """Whether there is an image and a pixel threshold; fixed while a graph is compiled or exported."""
         if torch.compiler.is_compiling():
             return self._known_thresholds
@@ -155,7 +155,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         Returns:
             Self: The post-processor.
         """
-        self._known_thresholds = self._thresholds_there_are()
+        self._known_thresholds = self._has_thresholds()
         return super().train(mode)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +166,7 @@ class OrderPreservingPostProcessor(PostProcessor):
             pl_module (LightningModule): The model.
         """
         del trainer, pl_module
-        if self.enable_thresholding and not self._thresholds_there_are()[0]:
+        if self.enable_thresholding and not self._has_thresholds()[0]:
             logger.warning(
                 "There is no threshold, since the model was not validated: no image is called good or defective. "
                 "Train with a validation set (val_split_mode), or with a CadaPostProcessor, which needs none."

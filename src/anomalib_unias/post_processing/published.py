@@ -56,7 +56,7 @@ class StatisticsCalibration(Calibration):
         self.lowest.copy_(targets.amin(dim=0))
         self.highest.copy_(targets.amax(dim=0))
         if self.highest[1] <= 0:
-            logger.warning("The anomaly maps of all normal images are constant: CADA shifts them, and stretches none.")
+            logger.warning("The anomaly maps of all normal images are constant: CADA shifts but does not scale them.")
             self.highest[1] = 1.0
             self.lowest[1] = 1.0
         self.lowest[1] = torch.maximum(self.lowest[1], _SMALLEST_HEIGHT * self.highest[1])

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 # The mean loss is checked every so many steps; training stops when it has not fallen by 1 % for this many checks in a
 # row.
-_LOOK_EVERY = 250
+_CHECK_EVERY = 250
 _PATIENCE = 4
 _CLIP_NORM = 1.0
 
@@ -93,8 +93,8 @@ def train_head(
     optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=1e-4)
     head.train()
     order = torch.empty(0, dtype=torch.long)
-    recent, best, looks, step = 0.0, float("inf"), 0, 0
-    while step < max_steps and looks < _PATIENCE:
+    recent, best, stalled, step = 0.0, float("inf"), 0, 0
+    while step < max_steps and stalled < _PATIENCE:
         if len(order) == 0:
             order = torch.randperm(len(features))
         chosen, order = order[:batch_size], order[batch_size:]
@@ -105,9 +105,9 @@ def train_head(
         nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
         optimizer.step()
         step += 1
-        recent += value.item() / _LOOK_EVERY
-        if step % _LOOK_EVERY == 0:
-            looks = 0 if recent < 0.99 * best else looks + 1
+        recent += value.item() / _CHECK_EVERY
+        if step % _CHECK_EVERY == 0:
+            stalled = 0 if recent < 0.99 * best else stalled + 1
             best, recent = min(best, recent), 0.0
     if not all(torch.isfinite(parameter).all() for parameter in parameters):
         msg = f"CADA's network diverged after {step} steps. Lower learning_rate (now {learning_rate})."
@@ -145,7 +145,7 @@ def category_table(targets: Tensor, categories: Sequence[str], trusted: Tensor) 
     index = torch.tensor([names.index(category) for category in categories])
     rows = []
     for k in range(len(names)):
-        own = index == k
-        chosen = own & trusted
-        rows.append(targets[chosen if chosen.any() else own].mean(dim=0))
+        of_category = index == k
+        chosen = of_category & trusted
+        rows.append(targets[chosen if chosen.any() else of_category].mean(dim=0))
     return names, torch.stack(rows)

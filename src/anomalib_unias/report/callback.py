@@ -58,7 +58,7 @@ class EvaluationReport(Callback):
         self.folder = folder
         self.pictures = pictures
         self._raw_scores = RawScores()
-        self._own_evaluator = _SilentEvaluator(validation=(), print_table=False)
+        self._added_evaluator = _SilentEvaluator(validation=(), print_table=False)
         self._galleries = Galleries(pictures)
         self._written: Path | None = None
 
@@ -69,9 +69,9 @@ class EvaluationReport(Callback):
         self._written = None
         others = self._other_callbacks(trainer)
         needs_evaluator = not any(isinstance(callback, UnifiedEvaluator) for callback in others)
-        own = [self._own_evaluator] if needs_evaluator else []
-        trainer.callbacks = [self._raw_scores, *others, *own, self]  # type: ignore[attr-defined]
-        for evaluator in own:
+        added = [self._added_evaluator] if needs_evaluator else []
+        trainer.callbacks = [self._raw_scores, *others, *added, self]  # type: ignore[attr-defined]
+        for evaluator in added:
             evaluator.setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,7 +104,7 @@ class EvaluationReport(Callback):
         post_processor = getattr(pl_module, "post_processor", None)
         images = split_batch(batch, scores, data_name(trainer, loader), post_processor)
         for index, image in enumerate(islice(images, unrepeated)):
-            self._galleries.offer(image, partial(_draw, pl_module, batch, index, image.mask))
+            self._galleries.add(image, partial(_draw, pl_module, batch, index, image.mask))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report."""
@@ -127,7 +127,7 @@ class EvaluationReport(Callback):
             self._written = write_report(report, folder)
 
     def _other_callbacks(self, trainer: Trainer) -> list[Callback]:
-        ours = (self._raw_scores, self._own_evaluator, self)
+        ours = (self._raw_scores, self._added_evaluator, self)
         return [callback for callback in trainer.callbacks if not any(callback is own for own in ours)]  # type: ignore[attr-defined]
 
 

@@ -31,7 +31,7 @@ def draw_recall_by_size(evaluation: Evaluation) -> Figure | None:
     if table.empty:
         return None
     ranges = table[["from", "below"]].drop_duplicates().sort_values("from")
-    places = {start: place for place, start in enumerate(ranges["from"])}
+    positions = {start: position for position, start in enumerate(ranges["from"])}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.4))
         axes = figure.add_subplot(xlabel="share of the image (%)", ylabel="found", ylim=(-0.02, 1.02))
@@ -39,7 +39,7 @@ def draw_recall_by_size(evaluation: Evaluation) -> Figure | None:
         for offset, (at, (label, color)) in enumerate(_LINES.items()):
             part = table[table["at"] == at].sort_values("from")
             if len(part):
-                x = part["from"].map(places).to_numpy(float) + 0.12 * (offset - 1)
+                x = part["from"].map(positions).to_numpy(float) + 0.12 * (offset - 1)
                 recall = part["recall"].to_numpy(float)
                 errors = np.array([recall - part["low"], part["high"] - recall], dtype=float).clip(0)
                 axes.errorbar(x, recall, errors, color=color, marker="o", markersize=4, capsize=2, label=label)

@@ -16,7 +16,7 @@ from anomalib_unias.metrics.functional import ScoreCurve, best_f1_index
 from anomalib_unias.metrics.unified_results import MIXED, UnifiedResults
 from anomalib_unias.report.tables import number
 
-GOOD, DEFECTIVE, INK, SOFT, _OWN = "#4878a8", "#dd6b35", "#263238", "#90a4ae", "#455a64"
+GOOD, DEFECTIVE, INK, SOFT, _BEST = "#4878a8", "#dd6b35", "#263238", "#90a4ae", "#455a64"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
@@ -104,7 +104,7 @@ def draw_levels(results: UnifiedResults, threshold: float) -> Figure:
             axes.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold" if name == MIXED else "normal")
         for axes in rows[:-1]:
             axes.tick_params(axis="x", length=0)
-        rows[-1].set_xlabel("image score as the model gave it")
+        rows[-1].set_xlabel("raw image score")
         rows[0].legend(
             handles=_level_legend(threshold),
             loc="lower left",
@@ -195,7 +195,7 @@ def _draw_level(axes: Axes, images: pd.DataFrame, edges: np.ndarray, threshold: 
         axes.stairs(heights, edges, color=color, linewidth=1)
     curve = ScoreCurve.from_scores(scores, labels)
     if curve.positives and curve.negatives:
-        axes.axvline(_best_threshold(curve), color=_OWN, linestyle=":", linewidth=1.6)
+        axes.axvline(_best_threshold(curve), color=_BEST, linestyle=":", linewidth=1.6)
     if np.isfinite(threshold):
         axes.axvline(threshold, color=INK, linewidth=1.4)
     axes.set_yticks([])
@@ -223,7 +223,7 @@ def _level_legend(threshold: float) -> list:
     handles = [
         Patch(color=GOOD, alpha=0.6, label="good"),
         Patch(color=DEFECTIVE, alpha=0.6, label="defective"),
-        Line2D([], [], color=_OWN, linestyle=":", linewidth=1.6, label="best threshold of the row alone"),
+        Line2D([], [], color=_BEST, linestyle=":", linewidth=1.6, label="best threshold of this row"),
     ]
     if np.isfinite(threshold):
         handles.append(Line2D([], [], color=INK, linewidth=1.4, label=f"common threshold {number(threshold)}"))

@@ -49,35 +49,35 @@ class Galleries:
     def __init__(self, size: int, threshold: float = float("nan")) -> None:
         self._sizes = {gallery: size * (_NEAR_SIZE if gallery == NEAR else 1) for gallery in GALLERIES}
         self._threshold = threshold
-        self._kept: dict[tuple[str, str], list[GalleryPicture]] = {}
+        self._pictures: dict[tuple[str, str], list[GalleryPicture]] = {}
 
-    def offer(self, image: ScoredImage, draw: Callable[[], bytes]) -> None:
+    def add(self, image: ScoredImage, draw: Callable[[], bytes]) -> None:
         """Keep an image if it belongs in one of the galleries.
 
         Args:
             image (ScoredImage): Image; one without a predicted label is neither hit, miss nor false alarm.
             draw (Callable[[], bytes]): Draws its picture as JPEG; called only for images that are kept.
         """
-        places = {}
+        ranks = {}
         for gallery, rank in _ranks(image, self._threshold).items():
-            kept, size = self._kept.setdefault((gallery, image.category), []), self._sizes[gallery]
-            if len(kept) < size or (size and (rank, image.image_path) > kept[-1][:2]):
-                places[gallery] = rank
-        if places:
+            pictures, size = self._pictures.setdefault((gallery, image.category), []), self._sizes[gallery]
+            if len(pictures) < size or (size and (rank, image.image_path) > pictures[-1][:2]):
+                ranks[gallery] = rank
+        if ranks:
             jpeg = draw()
-            for gallery, rank in places.items():
+            for gallery, rank in ranks.items():
                 picture = GalleryPicture(
                     rank, image.image_path, image.category, image.score, image.normalized_score, jpeg
                 )
-                kept = self._kept[gallery, image.category]
-                kept[:] = nlargest(self._sizes[gallery], [*kept, picture])
+                pictures = self._pictures[gallery, image.category]
+                pictures[:] = nlargest(self._sizes[gallery], [*pictures, picture])
 
     def of_all_processes(self) -> dict[str, list[GalleryPicture]]:
         """Pictures of all processes by gallery, the highest rank first. Every process must call this."""
         merged: dict[tuple[str, str], list[GalleryPicture]] = {}
-        for kept in of_all_processes(self._kept):
-            for place, pictures in kept.items():
-                merged[place] = nlargest(self._sizes[place[0]], [*merged.get(place, []), *pictures])
+        for galleries in of_all_processes(self._pictures):
+            for key, pictures in galleries.items():
+                merged[key] = nlargest(self._sizes[key[0]], [*merged.get(key, []), *pictures])
         return {
             gallery: sorted(
                 (picture for (name, _), pictures in merged.items() if name == gallery for picture in pictures),

@@ -94,7 +94,7 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
         "Without a label": int((table["label"].isna() & ~failed).sum()),
         "Without a result": int(failed.sum()),
         "With remarks": int(table["remarks"].sum()),
-        "Of another kind": int(table["out_of_range"].sum()),
+        "Out of range": int(table["out_of_range"].sum()),
     }
 
 

@@ -53,8 +53,8 @@ def _data_settings(trainer: Trainer) -> dict[str, Any]:
     if datamodule is None:
         dataset = getattr(trainer.test_dataloaders, "dataset", None)
         return {"class": _class_path(dataset), "name": getattr(dataset, "name", None)}
-    own = {name: value for name, value in vars(datamodule).items() if name not in vars(LightningDataModule())}
-    public = {name: value for name, value in own.items() if not name.startswith("_") and _is_simple(value)}
+    attributes = {name: value for name, value in vars(datamodule).items() if name not in vars(LightningDataModule())}
+    public = {name: value for name, value in attributes.items() if not name.startswith("_") and _is_simple(value)}
     named = {name: getattr(datamodule, name, None) for name in ("name", "category", "categories")}
     return {"class": _class_path(datamodule), **named, **public}
 

@@ -105,10 +105,10 @@ def test_answer_of_a_process(tmp_path, monkeypatch):
         "print('noise')\nprint(json.dumps([sys.argv[1], os.environ.get('GIVEN')]))\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert harness.answer_of("answer", 7, environment={"GIVEN": "yes"}) == ["7", "yes"]
-    assert harness.answer_of("answer", "large", limit_gb=0.2) is None
+    assert harness.result_of("answer", 7, environment={"GIVEN": "yes"}) == ["7", "yes"]
+    assert harness.result_of("answer", "large", limit_gb=0.2) is None
     with pytest.raises(RuntimeError, match="answer fail ended with exit code 3"):
-        harness.answer_of("answer", "fail")
+        harness.result_of("answer", "fail")
 
 
 def options(**values):

@@ -146,7 +146,7 @@ def test_images_cannot_be_held_out_of_features(data):
     held_out = owner.hold_out(trainer, 0.2)
     owner.replace_by_features(trainer, None, features)
     assert len(owner.hold_out(trainer, 0.2)) == len(held_out)
-    with pytest.raises(RuntimeError, match="ask for them in setup"):
+    with pytest.raises(RuntimeError, match="hold them out in setup"):
         owner.hold_out(trainer, 0.4)
 
 

@@ -105,7 +105,7 @@ def test_a_data_set_in_a_csv_file_beside_one_in_folders(tmp_path: Path, write_ca
         ("label_index", 7, "None or NaN"),
     ],
 )
-def test_a_wrong_csv_file_is_told_with_its_category(
+def test_a_wrong_csv_file_is_reported_with_its_category(
     tmp_path: Path, write_category, column: str, value: object, message: str
 ) -> None:
     rows = table(write_category(tmp_path) / "plate")
@@ -116,7 +116,7 @@ def test_a_wrong_csv_file_is_told_with_its_category(
         CombinedDataModule({"plate": part}).setup()
 
 
-def test_a_category_that_is_missing_and_cannot_be_downloaded_is_told(tmp_path, monkeypatch):
+def test_a_category_that_is_missing_and_cannot_be_downloaded_is_reported(tmp_path, monkeypatch):
     def download(*_):
         raise URLError("no network")
 

@@ -97,7 +97,7 @@ def test_of_more_images_only_the_new_ones_are_computed(dataset, tmp_path, monkey
     with caplog.at_level(logging.INFO):
         cached = cached_features(dataset, extract, "x", folder=tmp_path / "features", batch_size=1)
     assert reads == [1, 4]
-    assert f"Those of {len(old)} images are there from earlier runs" in caplog.text
+    assert f"Those of {len(old)} images are read from earlier files" in caplog.text
     for stored, wanted in zip(cached, expected, strict=True):
         torch.testing.assert_close(stored.features, wanted.features, atol=0, rtol=0)
 
@@ -221,24 +221,24 @@ def test_a_disk_that_is_full_is_found_out_before_the_work(dataset, tmp_path, cap
     with (
         caplog.at_level(logging.INFO),
         full_disk(),
-        pytest.raises(FeatureCacheError, match="cannot be kept in .*too large"),
+        pytest.raises(FeatureCacheError, match="cannot be stored in .*too large"),
     ):
         cached_features(dataset, lambda batch: images.append(len(batch)) or extract(batch), "x", folder=tmp_path / "f")
     assert images == [1]  # of which the size was learnt
     assert not list((tmp_path / "f").iterdir())
-    assert "Keeping the frozen features of 6 images in" in caplog.text
+    assert "Storing the frozen features of 6 images in" in caplog.text
 
 
 def test_a_disk_that_fills(dataset, tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    with full_disk(), pytest.raises(FeatureCacheError, match="cannot be kept in .*too large"):
+    with full_disk(), pytest.raises(FeatureCacheError, match="cannot be stored in .*too large"):
         cached_features(dataset, extract, "x", folder=tmp_path / "features", batch_size=2)
     assert not list((tmp_path / "features").iterdir())
 
 
 def test_a_folder_that_cannot_be_written(dataset, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FeatureCacheError, match="cannot be kept in"):
+    with pytest.raises(FeatureCacheError, match="cannot be stored in"):
         cached_features(dataset, extract, "x", folder=tmp_path / "file" / "features")
 
 
@@ -323,7 +323,7 @@ def test_training_goes_on_without_a_cache(tmp_path, tiny_arguments, data, monkey
     (tmp_path / "file").write_text("")
     _, seen = train(tmp_path, tiny_arguments, data, "disk")
     assert seen == [UnifiedDataset] * 4
-    assert [record.levelname for record in caplog.records if "Features cannot be kept" in record.message] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if "cannot be stored" in record.message] == ["WARNING"]
 
 
 def test_the_limit_is_an_argument(tmp_path, tiny_arguments, data, caplog):

@@ -59,7 +59,7 @@ def test_sixteen_bits_in_colour_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "pipe", "text", "empty", "cut", "folder", "null", "long"])
-def test_other_files_are_told(tmp_path: Path, kind: str) -> None:
+def test_other_files_are_reported(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.png"
     if kind == "pipe":
         os.mkfifo(path)
@@ -78,7 +78,7 @@ def test_other_files_are_told(tmp_path: Path, kind: str) -> None:
             check_header(path)
 
 
-def test_a_pipe_among_the_training_images_is_told(tmp_path: Path, write_category) -> None:
+def test_a_pipe_among_the_training_images_is_reported(tmp_path: Path, write_category) -> None:
     """Whoever opens it waits for ever."""
     path = write_category(tmp_path, size=32) / "plate/train/good/000.png"
     path.unlink()

@@ -123,13 +123,13 @@ def test_no_export_of_anomalib(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (None, "it does not say what it is; it is taken for an export of anomalib"),
-        ({"description_format": "9"}, "its description has the format 9, this version knows 1"),
-        ({"image_threshold": None}, "its description has no image_threshold, although it calls images good"),
+        (None, "it has no description; it is treated as an export of anomalib"),
+        ({"description_format": "9"}, "its description has the format 9, this version supports 1"),
+        ({"image_threshold": None}, "its description has no image_threshold, although it labels images"),
         ({}, ""),
     ],
 )
-def test_each_consumer_says_in_one_sentence_what_is_doubtful(tmp_path, caplog, consumer, suffix, change, sentence):
+def test_each_consumer_warns_of_a_problem_in_one_sentence(tmp_path, caplog, consumer, suffix, change, sentence):
     path = tmp_path / f"model{suffix}"
     (write_toy_model if suffix == ".xml" else write_onnx)(path)
     if change is not None:
@@ -140,8 +140,8 @@ def test_each_consumer_says_in_one_sentence_what_is_doubtful(tmp_path, caplog, c
             ThroughputInferencer(path, cache_dir=tmp_path)
         else:
             adapt_export(path, tmp_path / "adapted.xml", "model_api")
-    told = [record.message for record in caplog.records]
-    assert [message.startswith(f"{path}: {sentence}") for message in told] == ([True] if sentence else [])
+    messages = [record.message for record in caplog.records]
+    assert [message.startswith(f"{path}: {sentence}") for message in messages] == ([True] if sentence else [])
 
 
 def rewrite(path: Path, change: dict[str, str | None]) -> None:

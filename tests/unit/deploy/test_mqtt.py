@@ -154,12 +154,12 @@ def test_nothing_is_lost_while_the_broker_is_away(cable, received, caplog):
     sink.close()
     assert sink.undelivered == 0
     wait_until(lambda: set(received) == set(images(range(60))))
-    told = [record.message.removeprefix(sink.name) for record in caplog.records]
-    assert [sentence[:20] for sentence in told] == [
+    messages = [record.message.removeprefix(sink.name) for record in caplog.records]
+    assert [sentence[:20] for sentence in messages] == [
         ": the broker cannot ",
-        " is there again.",
+        " is reachable again.",
         ": disconnected (Unsp",
-        " is there again.",
+        " is reachable again.",
     ]
 
 

@@ -116,8 +116,8 @@ def test_lines_that_are_never_written_are_counted(tmp_path, caplog):
         for number in range(10):
             results.write(result(f"{number}.png"))
     assert "File too large" in caplog.text
-    whole = images_with_results(output)
-    assert results.lost_lines == 10 - len(whole) == results.problems
+    complete = images_with_results(output)
+    assert results.lost_lines == 10 - len(complete) == results.problems
     assert f"10 images, {results.lost_lines} lines that could not be written" in results.summary()
 
 
@@ -149,11 +149,11 @@ def test_an_image_that_can_be_read_later_is_no_problem(tmp_path):
 
 def test_a_line_that_was_cut_off_is_removed_and_nothing_else(tmp_path, caplog):
     output = tmp_path / "out.jsonl"
-    whole = b'{"image": "a", "score": 1}\n{"image": "b", "error": "x"}\n{"image": "c", "score": 1}\n'
-    output.write_bytes(whole + b'{"image": "d", "sc')
+    complete = b'{"image": "a", "score": 1}\n{"image": "b", "error": "x"}\n{"image": "c", "score": 1}\n'
+    output.write_bytes(complete + b'{"image": "d", "sc')
     before = output.stat().st_ino
     assert images_with_results(output).keys() == {"a", "c"}
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
     assert output.stat().st_ino == before
     assert "cut off" in caplog.text
     output.write_bytes(b'{"image"')
@@ -172,7 +172,7 @@ def test_the_last_line_of_an_image_counts(tmp_path):
     assert images_with_results(output) == {"a": (6, 2.5)}
 
 
-def test_remarks_are_in_the_line_and_told_once(tmp_path, caplog):
+def test_remarks_are_in_the_line_and_reported_once(tmp_path, caplog):
     with ResultWriter(tmp_path, tmp_path / "out.jsonl", None) as results:
         for name, grey in {"a.png": 255, "b.png": 250, "c.png": None}.items():
             pixels = PIXELS if grey is None else np.full_like(PIXELS, grey)

@@ -141,17 +141,17 @@ def test_watching_waits_until_a_file_is_complete(tmp_path):
     first = write(tmp_path / "first.png")
     images = watch_folder(tmp_path, interval=0)
 
-    def looks(count):
+    def scan(count):
         found = itertools.islice(images, count)
         return [image and image.name for image in found]
 
-    assert looks(1) == [None]
-    assert looks(2) == [str(first), None]
+    assert scan(1) == [None]
+    assert scan(2) == [str(first), None]
     growing = tmp_path / "growing.png"
     for size in range(3):
         growing.write_bytes(b"x" * size)
-        assert looks(1) == [None]
-    assert looks(3) == [str(growing), None, None]
+        assert scan(1) == [None]
+    assert scan(3) == [str(growing), None, None]
 
 
 def test_a_file_that_vanishes_is_forgotten(tmp_path):
@@ -166,15 +166,15 @@ def test_watching_reports_a_replaced_file_again(tmp_path):
     first, second = write(tmp_path / "a.png"), write(tmp_path / "b.png")
     images = watch_folder(tmp_path, interval=0, done={str(second): None})
 
-    def looks(count):
+    def scan(count):
         return [image and image.name for image in itertools.islice(images, count)]
 
-    assert looks(4) == [None, str(first), None, None]
+    assert scan(4) == [None, str(first), None, None]
     for file in (first, second):
         Image.fromarray(np.full((9, 9, 3), 7, np.uint8)).save(file)
-    assert looks(5) == [None, str(first), str(second), None, None]
+    assert scan(5) == [None, str(first), str(second), None, None]
     os.utime(first, ns=(0, 0))  # the same size, as of a camera that writes BMP
-    assert looks(4) == [None, str(first), None, None]
+    assert scan(4) == [None, str(first), None, None]
 
 
 def test_watching_reports_what_was_replaced_before(tmp_path):

@@ -55,11 +55,11 @@ def test_the_newest_frame_is_taken_while_the_line_is_slow():
 def test_a_stream_that_is_lost_is_connected_again(caplog):
     server = MjpegServer(frames_each=12)
     with closing(watch_stream(server.url)) as images:
-        while caplog.text.count("is there again") < 2:
+        while caplog.text.count("is reachable again") < 2:
             assert take(images, 1)[0].problem is None
     server.stop()
-    told = ["there are no frames" in record.message for record in caplog.records]
-    assert told == [True, False, True, False]
+    failures = ["there are no frames" in record.message for record in caplog.records]
+    assert failures == [True, False, True, False]
 
 
 def test_a_stream_that_does_not_come_back_is_an_error(caplog):
@@ -76,7 +76,7 @@ def test_a_stream_that_does_not_come_back_is_an_error(caplog):
 
 @pytest.mark.parametrize("source", ["http://127.0.0.1:9/none.mjpg", "camera:97"])
 def test_a_stream_that_was_never_there(source, caplog):
-    with pytest.raises(ConnectionError, match=f"{source} gives no frames, after 2 attempts: look at the camera"):
+    with pytest.raises(ConnectionError, match=f"{source} gives no frames, after 2 attempts: check the camera"):
         take(watch_stream(source, tries=2), 1)
     assert caplog.text.count("cannot be opened") == 1
 
@@ -107,6 +107,6 @@ def test_frames_over_rtsp(monkeypatch, caplog):
             assert next(images for _ in images if "there are no frames" in caplog.text)
             server.start()
             assert take(images, 1)[0].problem is None
-            assert "is there again" in caplog.text
+            assert "is reachable again" in caplog.text
     finally:
         server.stop()

@@ -25,7 +25,7 @@ def line(number):
 
 
 def numbers(server):
-    return [entry["number"] for entry in server.taken]
+    return [entry["number"] for entry in server.received]
 
 
 def test_lines_are_posted_in_order(server):
@@ -46,13 +46,13 @@ def test_nothing_is_lost_while_the_server_is_away(caplog):
     sink = WebhookSink(server.url)
     for number in range(5):
         sink.publish(line(number))
-    wait_until(lambda: "Results are kept and sent when the server is there again." in caplog.text)
+    wait_until(lambda: "Results are kept and sent when the server is reachable again." in caplog.text)
     assert sink.undelivered == 5
     server.start()
     sink.close()
     assert sink.undelivered == 0
     assert numbers(server) == list(range(5))
-    assert [record.message for record in caplog.records][1:] == [f"{server.url} is there again."]
+    assert [record.message for record in caplog.records][1:] == [f"{server.url} is reachable again."]
     server.stop()
 
 
@@ -64,7 +64,7 @@ def test_answers_after_which_a_line_is_sent_again(server, caplog):
     assert (sink.undelivered, numbers(server), caplog.records) == (0, [0], [])
 
 
-def test_lines_that_are_refused_are_counted_and_told_once(server, caplog):
+def test_lines_that_are_refused_are_counted_and_reported_once(server, caplog):
     server.answers = [401, 401]
     sink = WebhookSink(server.url)
     for number in range(4):

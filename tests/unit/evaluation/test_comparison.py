@@ -79,7 +79,7 @@ def test_what_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="y and x label 240 images differently, a/test/good/000.png"):
         compare_runs([Run("x", images), Run("y", images.assign(label=1 - images["label"]))])
     for paths in ("", "same.png"):
-        with pytest.raises(ValueError, match="The images of y cannot be told apart"):
+        with pytest.raises(ValueError, match="The images of y cannot be matched"):
             compare_runs([Run("x", images), Run("y", images.assign(image_path=paths))])
 
 

@@ -10,7 +10,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from anomalib_unias.deploy.model_info import doubts, set_model_info
+from anomalib_unias.deploy.model_info import export_problems, set_model_info
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "serving" / "openvino_runtime.py"
 DESCRIPTION = {"description_format": "1", "image_threshold": "0.5"}
@@ -39,15 +39,15 @@ def model_with(description, *names):
 @pytest.mark.parametrize(
     ("description", "names", "words"),
     [
-        ({}, ("pred_score", "pred_label"), "it does not say what it is"),
+        ({}, ("pred_score", "pred_label"), "it has no description"),
         ({**DESCRIPTION, "description_format": "2"}, ("pred_score", "pred_label"), "its description has the format 2"),
         ({"description_format": "1"}, ("pred_score",), "it was exported without thresholds"),
         (DESCRIPTION, ("pred_score", "pred_label"), None),
     ],
 )
-def test_same_doubts_as_the_line(example, description, names, words):
+def test_same_problems_as_the_line(example, description, names, words):
     model = model_with(description, *names)
-    for found in (example["doubts"](model), doubts(model)):
+    for found in (example["export_problems"](model), export_problems(model)):
         assert [line[: len(words or "")] for line in found] == ([words] if words else [])
 
 

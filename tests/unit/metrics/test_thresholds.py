@@ -102,7 +102,7 @@ def test_new_images_exceed_the_threshold_no_more_often_than_promised() -> None:
         metric = FalseAlarmThreshold(fields=FIELDS, false_alarm_rate=rate)
         metric.update(batch_of(scores[:39], np.zeros(39)))
         alarms.append((np.float32(scores[39:]) > float(metric.compute())).mean())
-    # 39 scores can promise 2 / 40; halfway between two of them it is a little less.
+    # 39 scores can guarantee 2 / 40; halfway between two of them it is a little less.
     assert 0.6 * rate < np.mean(alarms) <= rate
 
 
@@ -135,7 +135,7 @@ def test_too_few_normal_images_for_a_rate_are_reported(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         assert float(metric.compute()) == pytest.approx(0.403)
     assert (
-        "3 normal scores can promise a false alarm rate of 0.25 at best, 0.001 was asked for (it needs 999)"
+        "3 normal scores can guarantee a false alarm rate of 0.25 at best, 0.001 was asked for (it needs 999)"
         in caplog.text
     )
     metric.reset()

@@ -115,7 +115,7 @@ class TestLengthOfARun:
         assert not [warning for warning in recwarn if "1000 epochs" in str(warning.message)]
 
     @pytest.mark.parametrize("steps", [None, 0, 1.5])
-    def test_a_length_that_is_none_is_told(self, tmp_path, build, data, steps):
+    def test_a_length_that_is_none_is_an_error(self, tmp_path, build, data, steps):
         with pytest.raises(ValueError, match=f"training_steps must be a whole number from 1, got {steps}"):
             engine(tmp_path).fit(build(training_steps=steps), datamodule=data)
 

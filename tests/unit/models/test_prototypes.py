@@ -28,7 +28,7 @@ def memory():
     return memory
 
 
-def test_views_show_a_place_in_different_ways(memory):
+def test_views_show_a_patch_in_different_ways(memory):
     found = {name: (view.levels, view.grid_stride, len(view.prototypes)) for name, view in memory.views.items()}
     assert found == {
         "all": ((0, 1, 2), 8, 50),
@@ -55,7 +55,7 @@ def test_few_levels_leave_out_what_would_be_twice_the_same(channels):
 
 
 @pytest.mark.parametrize("scale", [0, 1e-3, 1e3])
-def test_places_that_are_all_like_a_prototype(scale):
+def test_patches_that_are_all_like_a_prototype(scale):
     memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
     images = [scale * feature[:1].repeat(40, 1, 1, 1) for feature in features(1)]
     memory.fit([view.describe(images).flatten(0, 2) for view in memory.views.values()])
@@ -67,8 +67,8 @@ def test_places_that_are_all_like_a_prototype(scale):
 @pytest.mark.parametrize("name", ["all", "deep", "finest", "deepest"])
 def test_distance_is_that_to_the_nearest_prototype(memory, name):
     view = memory.views[name]
-    places = (view.describe(features(2, seed=1)) - view.mean) @ view.components
-    expected = torch.cdist(places.flatten(0, 2), view.prototypes).amin(dim=1).view(places.shape[:3]) / view.usual
+    patches = (view.describe(features(2, seed=1)) - view.mean) @ view.components
+    expected = torch.cdist(patches.flatten(0, 2), view.prototypes).amin(dim=1).view(patches.shape[:3]) / view.usual
     torch.testing.assert_close(view(features(2, seed=1)).squeeze(1), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -76,29 +76,29 @@ def test_by_direction_the_distance_is_the_mean_cosine_distance(memory):
     # There are fewer channels than components, so nothing is left out.
     view = memory.views["all"]
     prototypes = view.prototypes @ view.components.mT + view.mean
-    places = view.describe(features(2, seed=1))
-    parts = list(zip(places.split(CHANNELS, dim=-1), prototypes.split(CHANNELS, dim=-1), strict=True))
-    cosines = [cosine_similarity(place[..., None, :], prototype, dim=-1) for place, prototype in parts]
+    patches = view.describe(features(2, seed=1))
+    parts = list(zip(patches.split(CHANNELS, dim=-1), prototypes.split(CHANNELS, dim=-1), strict=True))
+    cosines = [cosine_similarity(patch[..., None, :], prototype, dim=-1) for patch, prototype in parts]
     expected = (2 * (1 - torch.stack(cosines)).mean(dim=0).amin(dim=-1)).sqrt()
     torch.testing.assert_close(view(features(2, seed=1)).squeeze(1) * view.usual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_components_are_whitened_half_the_way():
     view = NormalPrototypes(CHANNELS, STRIDES, count=5).views["finest"]
-    places = torch.randn(4000, CHANNELS[0]) * torch.tensor([9.0, 4, 1, 1, 1, 1])
-    view.fit(places)
-    deviations = ((places - view.mean) @ view.components).std(dim=0)
+    patches = torch.randn(4000, CHANNELS[0]) * torch.tensor([9.0, 4, 1, 1, 1, 1])
+    view.fit(patches)
+    deviations = ((patches - view.mean) @ view.components).std(dim=0)
     torch.testing.assert_close(deviations[-2:], torch.tensor([6.0, 9.0]), atol=0.3, rtol=0.05)
 
 
-def test_usual_normal_places_have_the_distance_one(memory):
+def test_usual_normal_patches_have_the_distance_one(memory):
     for view, distance in zip(memory.views.values(), memory(features(4)), strict=True):
-        # Prototypes are among the places and have none.
+        # Prototypes are among the patches and have none.
         share = 1 - len(view.prototypes) / distance.numel()
         assert (distance.square().mean() / share).sqrt() == pytest.approx(1, abs=0.05)
 
 
-def test_known_places_are_near_and_others_are_not():
+def test_known_patches_are_near_and_others_are_not():
     enough = NormalPrototypes(CHANNELS, STRIDES, count=4 * 16 * 24 * 4)
     enough.fit([view.describe(features(4)).flatten(0, 2) for view in enough.views.values()])
     for known, unknown in zip(enough(features(4)), enough(features(4, seed=1)), strict=True):
@@ -116,8 +116,8 @@ def test_only_the_view_by_direction_leaves_brightness_out(memory):
 def test_sample_is_spread_over_the_images():
     memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
     few = memory.sample(features(2), images=2)
-    assert [places.shape for places in few] == [(192, 24), (192, 18), (768, 6), (48, 10)]
-    assert [len(places) for places in memory.sample(features(2), images=20_000)] == [6, 6, 6, 6]
+    assert [patches.shape for patches in few] == [(192, 24), (192, 18), (768, 6), (48, 10)]
+    assert [len(patches) for patches in memory.sample(features(2), images=20_000)] == [6, 6, 6, 6]
 
 
 def test_geometric_mean_of_distances_is_multiplied_into_the_map():

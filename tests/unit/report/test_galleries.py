@@ -18,7 +18,7 @@ def fill(size: int, images: list[ScoredImage]) -> tuple[Galleries, list[str]]:
         return path.encode()
 
     for each in images:
-        galleries.offer(each, lambda path=each.image_path: draw(path))
+        galleries.add(each, lambda path=each.image_path: draw(path))
     return galleries, drawn
 
 
@@ -72,7 +72,7 @@ def test_images_near_the_threshold() -> None:
     """Four times as many as in the other galleries; an image that belongs into two is drawn once."""
     galleries, drawn = Galleries(1, threshold=0.5), []
     for index in range(100):
-        galleries.offer(image(index, 0, float(index > 50)), lambda path=f"{index:03}.png": drawn.append(path) or b"")
+        galleries.add(image(index, 0, float(index > 50)), lambda path=f"{index:03}.png": drawn.append(path) or b"")
     assert paths(galleries, NEAR) == ["050.png", "051.png", "049.png", "052.png"]
     assert paths(galleries, FALSE_ALARMS) == ["099.png"]
     assert len(drawn) == len(set(drawn))
@@ -83,5 +83,5 @@ def test_processes_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [image(index, 1, 0.0) for index in range(10)]
     expected = fill(3, images)[0].of_all_processes()
     first, second = fill(3, images[::2])[0], fill(3, images[1::2])[0]
-    monkeypatch.setattr("anomalib_unias.report.gallery.of_all_processes", lambda own: [own, second._kept])
+    monkeypatch.setattr("anomalib_unias.report.gallery.of_all_processes", lambda own: [own, second._pictures])
     assert first.of_all_processes() == expected

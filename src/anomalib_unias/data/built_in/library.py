@@ -53,10 +53,10 @@ class Recipe:
     defect_draws: int = 1
 
     def __post_init__(self) -> None:
-        for name, given in asdict(self).items():
-            least = 0 if name == "render_seed" else 1
-            if given < least:
-                msg = f"{name} must be at least {least}, got {given}."
+        for name, value in asdict(self).items():
+            minimum = 0 if name == "render_seed" else 1
+            if value < minimum:
+                msg = f"{name} must be at least {minimum}, got {value}."
                 raise ValueError(msg)
 
     @property
@@ -70,7 +70,7 @@ class Recipe:
     def counts(self) -> dict[str, int]:
         """Number of images in each folder of a category, for example ``{"train/good": 60}``."""
         each, more = divmod(self.test_defective, len(KINDS))
-        defective = {f"test/{kind}": each + (place < more) for place, kind in enumerate(KINDS)}
+        defective = {f"test/{kind}": each + (position < more) for position, kind in enumerate(KINDS)}
         counts = {"train/good": self.train_good, "test/good": self.test_good, **defective}
         return {folder: count for folder, count in counts.items() if count}
 
@@ -137,11 +137,11 @@ def _write(root: Path, recipe: Recipe) -> None:
         for index in range(count)
     ]
     for category, folder, index in track(jobs, "Drawing the built-in data set", console=Console(stderr=True)):
-        made = picture(category, folder, index, recipe.render_seed, recipe.defect_draws)
-        _save(made.image, root / category / folder / f"{index:03d}.png")
+        drawn = picture(category, folder, index, recipe.render_seed, recipe.defect_draws)
+        _save(drawn.image, root / category / folder / f"{index:03d}.png")
         kind = folder.rpartition("/")[2]
         if kind != "good":
-            mask = made.mask.astype(np.uint8) * 255
+            mask = drawn.mask.astype(np.uint8) * 255
             _save(mask, root / category / "ground_truth" / kind / f"{index:03d}_mask.png")
     (root / RECIPE_FILE).write_text(json.dumps(recipe.described(), indent=1) + "\n", encoding="utf-8")
 

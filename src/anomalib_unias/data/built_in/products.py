@@ -33,8 +33,8 @@ def flange(rng: np.random.Generator) -> NDArray:
     x, y = _COLUMNS - _MIDDLE, _ROWS - _MIDDLE
     radius, direction = np.hypot(x, y), np.arctan2(y, x)
     marks = rng.standard_normal(_CANVAS)[radius.astype(int)]
-    gleam = 0.08 * np.cos(2 * (direction - rng.uniform(0, np.pi)))
-    steel = 0.6 + gleam + 0.025 * marks - 0.1 * (np.abs(radius - 110) < 3)
+    reflection = 0.08 * np.cos(2 * (direction - rng.uniform(0, np.pi)))
+    steel = 0.6 + reflection + 0.025 * marks - 0.1 * (np.abs(radius - 110) < 3)
     holes = np.full_like(radius, np.inf)
     for bolt in range(6):
         angle = bolt * np.pi / 3
@@ -53,8 +53,8 @@ def circuit_board(rng: np.random.Generator) -> NDArray:
         row, column = 130 + 42 * track, 120 + 35 * track
         corners = np.array([[80, row], [column, row], [column + 60, 400 - 30 * track], [430, 400 - 30 * track]])
         cv2.polylines(board, [corners], False, (0.1, 0.45, 0.24), 5, cv2.LINE_AA)
-    for place, size in {(180, 190): (110, 80), (350, 320): (90, 90), (345, 160): (70, 50)}.items():
-        middle = np.array(place) + rng.normal(0, 1.5, 2)
+    for position, size in {(180, 190): (110, 80), (350, 320): (90, 90), (345, 160): (70, 50)}.items():
+        middle = np.array(position) + rng.normal(0, 1.5, 2)
         for pin in np.linspace(-0.4, 0.4, 6):
             _box(board, middle + np.array([pin * size[0], 0]), (7, size[1] + 26), (0.72, 0.72, 0.7))
         _box(board, middle, size, np.full(3, rng.uniform(0.07, 0.11)))
@@ -88,11 +88,11 @@ def _photographed(canvas: NDArray, rng: np.random.Generator, angle: float, shift
         (_MIDDLE, _MIDDLE), rng.uniform(-angle, angle), zoom * (1 + rng.uniform(-0.03, 0.03))
     )
     matrix[:, 2] += rng.uniform(-shift, shift, 2) + SIZE / 2 - _MIDDLE
-    seen = cv2.warpAffine(sharp, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    view = cv2.warpAffine(sharp, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     across = np.linspace(-1, 1, SIZE)
     sideways, downwards, overall = rng.uniform(-0.07, 0.07, 3)
-    light = 1 + overall + sideways * across + downwards * across[:, None]
-    focused = cv2.GaussianBlur(seen * light[..., None], (0, 0), rng.uniform(0.4, 0.9))
+    brightness = 1 + overall + sideways * across + downwards * across[:, None]
+    focused = cv2.GaussianBlur(view * brightness[..., None], (0, 0), rng.uniform(0.4, 0.9))
     return np.clip(focused + 0.012 * rng.standard_normal(focused.shape), 0, 1).astype(np.float32)
 
 

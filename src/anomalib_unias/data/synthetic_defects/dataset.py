@@ -116,8 +116,8 @@ def varied(image: NDArray, rng: np.random.Generator) -> NDArray:
     Returns:
         NDArray: ``(H, W, 3)``, in [0, 1].
     """
-    turned = moved(image, rng, angle=3, scale=0.05, shift=0.04)
-    return np.clip(turned * (1 + rng.uniform(-0.1, 0.1)), 0, 1).astype(np.float32)
+    moved_image = moved(image, rng, angle=3, scale=0.05, shift=0.04)
+    return np.clip(moved_image * (1 + rng.uniform(-0.1, 0.1)), 0, 1).astype(np.float32)
 
 
 def with_defect(
@@ -142,11 +142,11 @@ def with_defect(
         opacity = log_uniform(_FAINTEST, 1, rng)
         image = np.clip(normal + opacity * mask[..., None] * (fill - normal), 0, 1).astype(np.float32)
         inside = mask > 0.3 * mask.max()
-        seen = inside & (cv2.GaussianBlur(np.abs(image - normal).mean(axis=2), (0, 0), 1) > _VISIBLE)
-        if seen.sum() >= max(_FEWEST_PIXELS, 0.3 * inside.sum()) and seen.mean() <= _LARGEST:
+        visible = inside & (cv2.GaussianBlur(np.abs(image - normal).mean(axis=2), (0, 0), 1) > _VISIBLE)
+        if visible.sum() >= max(_FEWEST_PIXELS, 0.3 * inside.sum()) and visible.mean() <= _LARGEST:
             # Close holes where the fill happens to look like the image.
             kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-            closed = cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+            closed = cv2.morphologyEx(visible.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
             return image, inside & (closed > 0)
     return normal, np.zeros(normal.shape[:2], bool)
 

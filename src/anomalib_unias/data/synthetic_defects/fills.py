@@ -72,8 +72,8 @@ def tinted(scene: Scene) -> NDArray:
 def plain(scene: Scene) -> NDArray:
     """One colour, mostly taken from the image itself, with little noise."""
     height, width = scene.image.shape[:2]
-    own = scene.image[scene.rng.integers(height), scene.rng.integers(width)]
-    colour = own if scene.rng.random() < 0.7 else scene.rng.uniform(0, 1, scene.colours)
+    pixel = scene.image[scene.rng.integers(height), scene.rng.integers(width)]
+    colour = pixel if scene.rng.random() < 0.7 else scene.rng.uniform(0, 1, scene.colours)
     return colour + 0.03 * scene.rng.standard_normal((height, width, 1))
 
 

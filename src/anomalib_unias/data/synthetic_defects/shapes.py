@@ -19,7 +19,7 @@ def stroke(height: int, width: int, rng: np.random.Generator) -> NDArray:
     parts = int(rng.integers(3, 8))
     angles = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(scale=bend, size=parts))
     steps = length / parts * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    points = _place(height, width, rng) + np.cumsum(np.vstack([np.zeros(2), steps]), axis=0)
+    points = _position(height, width, rng) + np.cumsum(np.vstack([np.zeros(2), steps]), axis=0)
     thickness = round(log_uniform(1, 7, rng))
     mask = np.zeros((height, width), np.float32)
     cv2.polylines(mask, [_fixed_point(points)], False, 1.0, thickness, cv2.LINE_AA, _DIGITS)
@@ -32,7 +32,7 @@ def spot(height: int, width: int, rng: np.random.Generator) -> NDArray:
     stretch = np.exp(rng.normal(scale=0.35))
     axes = (2 * radius * stretch + 1, 2 * radius / stretch + 1)
     mask = np.zeros((height, width), np.float32)
-    centre = tuple(_place(height, width, rng).tolist())
+    centre = tuple(_position(height, width, rng).tolist())
     cv2.ellipse(mask, (centre, axes, float(rng.uniform(0, 360))), 1.0, -1, cv2.LINE_AA)
     return mask
 
@@ -85,13 +85,13 @@ def _polygon(height: int, width: int, share: float, rng: np.random.Generator) ->
     corners = int(rng.integers(3, 8))
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
     radii = 1.15 * np.sqrt(share / np.pi) * width * rng.uniform(0.5, 1.5, corners)
-    points = _place(height, width, rng) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    points = _position(height, width, rng) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     mask = np.zeros((height, width), np.float32)
     cv2.fillPoly(mask, [_fixed_point(points)], 1.0, cv2.LINE_AA, _DIGITS)
     return mask
 
 
-def _place(height: int, width: int, rng: np.random.Generator) -> NDArray:
+def _position(height: int, width: int, rng: np.random.Generator) -> NDArray:
     return rng.uniform(0, 1, 2) * [width, height]
 
 

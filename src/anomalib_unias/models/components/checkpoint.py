@@ -75,9 +75,9 @@ class SizedCheckpoint(nn.Module):
         saved_size = tuple(checkpoint.get(_SIZE_KEY, self.model.image_size))
         resized = saved_size != self.model.image_size
         if resized:
-            forget_scores(checkpoint)
+            reset_scores(checkpoint)
             logger.warning(
-                "The checkpoint was trained at %dx%d pixels and is opened at %dx%d: scores are others there, so its "
+                "The checkpoint was trained at %dx%d pixels and is opened at %dx%d: scores differ, so its "
                 "thresholds, normalisation and calibration are dropped. Validate the model (engine.validate) to get "
                 "thresholds; a model with a CadaPostProcessor has to be trained at the size it is used at.",
                 *saved_size,
@@ -157,7 +157,7 @@ def renamed_backbone(checkpoint: Mapping[str, Any]) -> str | None:
     return FORMER_NAMES.get(checkpoint.get("hyper_parameters", {}).get("backbone"))
 
 
-def forget_scores(checkpoint: dict[str, Any]) -> None:
+def reset_scores(checkpoint: dict[str, Any]) -> None:
     """Remove thresholds, normalisation and calibration from a checkpoint.
 
     Args:
@@ -173,30 +173,30 @@ def forget_scores(checkpoint: dict[str, Any]) -> None:
         configuration.pop("calibration", None)
 
 
-def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> None:
+def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check that a checkpoint belongs to the architecture of a model.
 
     Args:
         module (nn.Module): The model that is about to load the checkpoint.
         checkpoint (Mapping[str, Any]): Lightning checkpoint.
-        own_arguments (Mapping[str, Any]): Constructor arguments of the model.
+        arguments (Mapping[str, Any]): Constructor arguments of the model.
 
     Raises:
         ArchitectureMismatchError: If parameters are missing, unknown or of another shape. The message names
             the constructor arguments that differ.
     """
-    own, saved = module.state_dict(), checkpoint["state_dict"]
-    missing, unknown = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
-    reshaped = sorted(key for key in own.keys() & saved.keys() if own[key].shape != saved[key].shape)
+    expected, saved = module.state_dict(), checkpoint["state_dict"]
+    missing, unknown = sorted(expected.keys() - saved.keys()), sorted(saved.keys() - expected.keys())
+    reshaped = sorted(key for key in expected.keys() & saved.keys() if expected[key].shape != saved[key].shape)
     # Metrics and post-processors check themselves.
     mismatched = [key for key in (*missing, *unknown, *reshaped) if key.startswith("model.")]
     if not mismatched:
         return
     saved_arguments = checkpoint.get("hyper_parameters", {})
     differences = [
-        f"{name}={saved_arguments[name]!r} (here {own_arguments[name]!r})"
-        for name in own_arguments
-        if name in saved_arguments and saved_arguments[name] != own_arguments[name]
+        f"{name}={saved_arguments[name]!r} (here {arguments[name]!r})"
+        for name in arguments
+        if name in saved_arguments and saved_arguments[name] != arguments[name]
     ]
     name = type(module).__name__
     if differences:
@@ -204,7 +204,7 @@ def check_architecture(module: nn.Module, checkpoint: Mapping[str, Any], own_arg
             f"Saved with: {', '.join(differences)}. Build the model with these arguments, or let "
             f"{name}.load_from_checkpoint do it."
         )
-    elif saved_arguments.keys() & own_arguments.keys():
+    elif saved_arguments.keys() & arguments.keys():
         advice = "Its arguments are the same: another version of this package has saved it. Train the model again."
     else:
         advice = f"It does not hold the arguments of a {name} model. Build the model as it was, and load it into that."

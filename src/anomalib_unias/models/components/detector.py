@@ -98,7 +98,7 @@ class UnifiedDetector(SizedCheckpoint, QuantizableExport, AttachedBeforeLimits):
         if not torch.isfinite(loss):
             msg = (
                 f"The loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}, for the images "
-                f"{batch.image_path}. Look for broken images among them; else lower learning_rate or precision."
+                f"{batch.image_path}. Check these images for damage; else lower learning_rate or precision."
             )
             raise FloatingPointError(msg)
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch.batch_size)

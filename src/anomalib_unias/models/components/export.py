@@ -8,13 +8,13 @@ from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
 from torchmetrics import Metric
 
-from anomalib_unias.compat.export import QUIET_ONNX, OwnQuantization, modes_kept
+from anomalib_unias.compat.export import QUIET_ONNX, CustomQuantization, preserved_modes
 
 if TYPE_CHECKING:
     import openvino as ov
 
 
-class QuantizableExport(OwnQuantization):
+class QuantizableExport(CustomQuantization):
     """Export that does not change the model, adds its metadata, and keeps the anomaly maps in eight bits.
 
     A base class to list before ``AnomalibModule`` or any model of anomalib.
@@ -42,7 +42,7 @@ class QuantizableExport(OwnQuantization):
         from anomalib_unias.deploy.model_info import describe_export
 
         arguments = {"optimize": False, **QUIET_ONNX, **kwargs}
-        with modes_kept(self):  # type: ignore[arg-type]
+        with preserved_modes(self):  # type: ignore[arg-type]
             path = super().to_onnx(export_root, model_file_name, input_size, **arguments)
         describe_export(path, self)  # type: ignore[arg-type]
         return path

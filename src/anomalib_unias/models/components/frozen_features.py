@@ -23,21 +23,21 @@ class FrozenFeatures(UnifiedDetector):
     feature_cache: FeatureCache = "off"
     feature_cache_limit: float | None = None
 
-    def keep_features(self, where: FeatureCache, limit: float | None) -> None:
+    def set_feature_cache(self, mode: FeatureCache, limit: float | None) -> None:
         """Choose where features of training images are kept.
 
         Args:
-            where (FeatureCache): ``"disk"``, ``"memory"`` or ``"off"``.
+            mode (FeatureCache): ``"disk"``, ``"memory"`` or ``"off"``.
             limit (float | None): Largest size in GB, ``None`` for the default of
                 :func:`~anomalib_unias.data.feature_cache.cached_features`.
 
         Raises:
-            ValueError: If ``where`` is unknown.
+            ValueError: If ``mode`` is unknown.
         """
-        if where not in {"disk", "memory", "off"}:
-            msg = f"feature_cache must be 'disk', 'memory' or 'off', got {where!r}."
+        if mode not in {"disk", "memory", "off"}:
+            msg = f"feature_cache must be 'disk', 'memory' or 'off', got {mode!r}."
             raise ValueError(msg)
-        self.feature_cache, self.feature_cache_limit = where, limit
+        self.feature_cache, self.feature_cache_limit = mode, limit
 
     def on_fit_start(self) -> None:
         """Raise an error if the training set is empty; else compute the frozen features once, if they are kept.

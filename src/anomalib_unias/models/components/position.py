@@ -21,8 +21,8 @@ def token_grid(image_size: Sequence[int], stride: int) -> tuple[int, int]:
     """
     height, width = image_size
     if height % stride or width % stride or min(height, width) < stride:
-        near = tuple(max(stride, round(side / stride) * stride) for side in image_size)
-        msg = f"image_size must be divisible by {stride}, the largest stride used; got {height}x{width}, try {near}."
+        nearest = tuple(max(stride, round(side / stride) * stride) for side in image_size)
+        msg = f"image_size must be divisible by {stride}, the largest stride used; got {height}x{width}, try {nearest}."
         raise ValueError(msg)
     return height // stride, width // stride
 

@@ -92,11 +92,11 @@ def outside_decoder(model: ov.Model) -> nncf.IgnoredScope:
         nncf.IgnoredScope: Node names of the pre-processing, the anomaly map and the post-processing, and of the frozen
         network if its features are compared with those of a decoder.
     """
-    before = _walk(model.get_parameters(), _consumers, lambda node: "Convolution" in node.get_type_name())
-    after = _walk(model.get_results(), _producers, _is_layer)
+    before = _traverse(model.get_parameters(), _consumers, lambda node: "Convolution" in node.get_type_name())
+    after = _traverse(model.get_results(), _producers, _is_layer)
     last_layers = {node.get_friendly_name(): node for each in after for node in _producers(each) if _is_layer(node)}
     needed = {
-        name: {node.get_friendly_name() for node in _walk([layer], _producers, lambda _: False)}
+        name: {node.get_friendly_name() for node in _traverse([layer], _producers, lambda _: False)}
         for name, layer in last_layers.items()
     }
     # A last layer that another last layer depends on gives frozen features; all that it depends on is frozen too.
@@ -116,19 +116,19 @@ def _without_smoothing() -> nncf.AdvancedQuantizationParameters:
     return nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing)
 
 
-def _walk(
+def _traverse(
     start: Iterable[ov.Node],
     neighbors: Callable[[ov.Node], Iterator[ov.Node]],
     is_end: Callable[[ov.Node], bool],
 ) -> list[ov.Node]:
     found: dict[str, ov.Node] = {}
-    waiting = list(start)
-    while waiting:
-        node = waiting.pop()
+    pending = list(start)
+    while pending:
+        node = pending.pop()
         if node.get_friendly_name() in found or is_end(node):
             continue
         found[node.get_friendly_name()] = node
-        waiting.extend(neighbors(node))
+        pending.extend(neighbors(node))
     return list(found.values())
 
 

@@ -44,13 +44,13 @@ class AnomalyMapGenerator(nn.Module):
             torch.Tensor: ``(B, 1, H, W)``, in [0, 2 * pairs * levels].
         """
         first, *rest = (
-            self._enlarged(cosine_distance(target, reconstruction).unsqueeze(1))
+            self._upsampled(cosine_distance(target, reconstruction).unsqueeze(1))
             for pair in zip(targets, reconstructions, strict=True)
             for target, reconstruction in zip(*pair, strict=True)
         )
         return sum(rest, start=first)
 
-    def _enlarged(self, distance: torch.Tensor) -> torch.Tensor:
+    def _upsampled(self, distance: torch.Tensor) -> torch.Tensor:
         rows, columns = (
             self._matrix(small, large, distance)
             for small, large in zip(distance.shape[-2:], self.image_size, strict=True)
@@ -79,7 +79,7 @@ def gaussian_coefficients(size: int, sigma: float) -> np.ndarray:
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel /= kernel.sum()
     # Index of the value that each tap reads at each position.
-    met = np.lib.stride_tricks.sliding_window_view(np.pad(np.arange(size), radius, mode="symmetric"), len(kernel))
+    indices = np.lib.stride_tricks.sliding_window_view(np.pad(np.arange(size), radius, mode="symmetric"), len(kernel))
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], met), kernel)
+    np.add.at(matrix, (np.arange(size)[:, None], indices), kernel)
     return matrix

@@ -63,11 +63,11 @@ class FusionBottleneck(nn.Module):
         shallow, middle, deep = channels
         self.shallow = nn.Sequential(*_downsample(shallow, widths[1]), *_downsample(widths[1], widths[2]))
         self.middle = nn.Sequential(*_downsample(middle, widths[2]))
-        kind, inside, outside = _BLOCKS[block][0], 2 * widths[2] + deep, widths[3]
-        planes = outside // kind.expansion
-        skip = nn.Sequential(nn.Conv2d(inside, outside, 1, stride=2, bias=False), nn.BatchNorm2d(outside))
-        first = kind(inside, planes, stride=2, downsample=skip, base_width=block_width)
-        others = (kind(outside, planes, base_width=block_width) for _ in range(blocks - 1))
+        kind, inputs, outputs = _BLOCKS[block][0], 2 * widths[2] + deep, widths[3]
+        planes = outputs // kind.expansion
+        skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm2d(outputs))
+        first = kind(inputs, planes, stride=2, downsample=skip, base_width=block_width)
+        others = (kind(outputs, planes, base_width=block_width) for _ in range(blocks - 1))
         self.stage = nn.Sequential(first, *others)
         initialise(self)
 
@@ -160,19 +160,19 @@ def initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _downsample(inside: int, outside: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(inside, outside, kernel_size=3, stride=2, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
+def _downsample(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 
 
 def _upsampling_stage(
-    inside: int, outside: int, blocks: int, block: Block, block_width: int, activation: Activation
+    inputs: int, outputs: int, blocks: int, block: Block, block_width: int, activation: Activation
 ) -> nn.Sequential:
     kind = _BLOCKS[block][1]
-    planes = outside // kind.expansion
-    skip = nn.Sequential(nn.ConvTranspose2d(inside, outside, 2, stride=2, bias=False), nn.BatchNorm2d(outside))
-    first = kind(inside, planes, stride=2, upsample=skip, base_width=block_width)
-    stage = nn.Sequential(first, *(kind(outside, planes, base_width=block_width) for _ in range(blocks - 1)))
+    planes = outputs // kind.expansion
+    skip = nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False), nn.BatchNorm2d(outputs))
+    first = kind(inputs, planes, stride=2, upsample=skip, base_width=block_width)
+    stage = nn.Sequential(first, *(kind(outputs, planes, base_width=block_width) for _ in range(blocks - 1)))
     for each in stage:
         each.relu = _ACTIVATIONS[activation]()
     return stage

@@ -120,6 +120,6 @@ class ReContrastModel(nn.Module):
         decoded = self.decoder(self.bottleneck(both))
         # Not chunk(), which would make the number of images a constant of an exported graph.
         count = images.shape[0]
-        of_frozen = self.frozen_heads([level[:count] for level in decoded])
-        of_trained = self.trained_heads([level[count:] for level in decoded])
-        return (frozen, trained), (of_frozen, of_trained)
+        frozen_outputs = self.frozen_heads([level[:count] for level in decoded])
+        trained_outputs = self.trained_heads([level[count:] for level in decoded])
+        return (frozen, trained), (frozen_outputs, trained_outputs)

@@ -160,7 +160,7 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             visualizer=visualizer,
         )
         check_schedule(lr_schedule)
-        self.keep_features(feature_cache, feature_cache_limit)
+        self.set_feature_cache(feature_cache, feature_cache_limit)
         # Saves the size that is really used: a checkpoint rebuilds the model before its pre-processor.
         self.hparams["image_size"] = self.resolve_image_size(image_size)
         self.learning_rate = learning_rate

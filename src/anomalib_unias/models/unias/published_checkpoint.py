@@ -58,7 +58,7 @@ _PREFIXES = {
     "predictor.decoder_norm": "norm",
     "predictor.out_agg.<s>.<c>": "heads.<s>.convolutions.<c>",
 }
-_WHOLE = {
+_FULL_NAMES = {
     "predictor.spatial_query_feat.weight": "query.queries",
     "predictor.spatial_query_embed.weight": "query_position",
 }
@@ -87,7 +87,7 @@ def decoder_keys(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
         name = key.removeprefix(_HEAD)
         if name == _LEVEL_EMBEDDING:
             renamed |= {f"steps.{_LAST_STEP - i}.patch_embedding.level": row for i, row in enumerate(tensor)}
-        elif (new_name := _WHOLE.get(name) or _rename(name)) is not None:
+        elif (new_name := _FULL_NAMES.get(name) or _rename(name)) is not None:
             renamed[new_name] = tensor
         else:
             unknown.append(key)

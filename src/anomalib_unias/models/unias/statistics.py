@@ -23,34 +23,34 @@ def learn_statistics(module: "UniAS") -> None:
         module (UniAS): A model at the start of its training; changed in place.
     """
     scaler, prototypes, trainer = module.model.scaler, module.model.prototypes, module.trainer
-    scales = scaler is not None and not scaler.fitted
-    chooses = prototypes is not None and not prototypes.fitted
-    starts = module.principal_component_start and trainer.global_step == 0
-    if not (scales or chooses or starts):
+    fits_scaler = scaler is not None and not scaler.fitted
+    fits_prototypes = prototypes is not None and not prototypes.fitted
+    starts_from_components = module.principal_component_start and trainer.global_step == 0
+    if not (fits_scaler or fits_prototypes or starts_from_components):
         return
     loader: Any = trainer.train_dataloader or ()
     sums = [torch.zeros(count, device=module.device) for count in module.model.backbone.channels]
     batches, examples, patches = 0, [], []
     with torch.random.fork_rng(), torch.no_grad():
-        for batch in islice(loader, None if chooses else _SCALING_BATCHES):
+        for batch in islice(loader, None if fits_prototypes else _SCALING_BATCHES):
             features = module.stored_features(batch) or module.frozen_features(batch.image)
             for total, feature in zip(sums, features, strict=True):
                 total += feature.square().mean(dim=(0, 2, 3))
             if batches < _COMPONENT_BATCHES:
                 examples.append(features)
-            if prototypes is not None and chooses:
+            if prototypes is not None and fits_prototypes:
                 images = len(loader) * len(features[0]) * trainer.world_size
                 patches.append([view.cpu() for view in prototypes.sample(features, images)])
             batches += 1
-        if scaler is not None and scales:
+        if scaler is not None and fits_scaler:
             means = (trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
             scaler.fit([torch.as_tensor(mean) for mean in means])
-        if prototypes is not None and chooses:
+        if prototypes is not None and fits_prototypes:
             views = (torch.cat(view) for view in zip(*patches, strict=True))
             prototypes.fit([torch.cat(of_all_processes(view)).to(module.device) for view in views])
             # Each process has started the selection from a different patch.
             prototypes.load_state_dict(trainer.strategy.broadcast(prototypes.state_dict()))
-        if starts:
+        if starts_from_components:
             inputs, targets = module.model.decoder_inputs([torch.cat(level) for level in zip(*examples, strict=True)])
             start_from_principal_components(module.model.decoder, inputs, targets)
             # Each process has seen different images.

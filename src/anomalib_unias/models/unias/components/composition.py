@@ -35,8 +35,8 @@ class ComposedModule(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._made_of: list[tuple[int, int]] | None = None
-        self._kept: list[str] = []
+        self._composed_from: list[tuple[int, int]] | None = None
+        self._composed_names: list[str] = []
 
     @abstractmethod
     def compose(self) -> tuple[torch.Tensor, ...]:
@@ -56,33 +56,33 @@ class ComposedModule(nn.Module, ABC):
         if self.training or (torch.is_grad_enabled() and not compiling):
             return self.compose()
         if not compiling:
-            self._keep()
-        return tuple(self._buffers[name] for name in self._kept)  # type: ignore[misc]
+            self._store()
+        return tuple(self._buffers[name] for name in self._composed_names)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> "ComposedModule":
         """Set the mode; eval mode composes the kernels."""
         super().train(mode)
         if not mode:
-            self._keep()
+            self._store()
         return self
 
     # Lightning calls eval() in inference mode; a model with inference tensors could not be exported afterwards.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _keep(self) -> None:
-        made_of = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
-        if self._made_of == made_of:
+    def _store(self) -> None:
+        composed_from = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
+        if self._composed_from == composed_from:
             return
         kernels = self.compose()
-        self._kept = [f"composed_{index}" for index in range(len(kernels))]
-        for name, kernel in zip(self._kept, kernels, strict=True):
+        self._composed_names = [f"composed_{index}" for index in range(len(kernels))]
+        for name, kernel in zip(self._composed_names, kernels, strict=True):
             self.register_buffer(name, kernel.detach().clone(), persistent=False)
-        self._made_of = made_of
+        self._composed_from = composed_from
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernels out of pickles and copies."""
-        buffers = {name: buffer for name, buffer in self._buffers.items() if name not in self._kept}
-        return {**self.__dict__, "_buffers": buffers, "_made_of": None, "_kept": []}
+        buffers = {name: buffer for name, buffer in self._buffers.items() if name not in self._composed_names}
+        return {**self.__dict__, "_buffers": buffers, "_composed_from": None, "_composed_names": []}
 
 
 def convolve_resized(image: torch.Tensor, kernel: torch.Tensor, resize: list[torch.Tensor]) -> torch.Tensor:

@@ -47,7 +47,7 @@ class FusionLevel(nn.Module):
         Returns:
             torch.Tensor: ``(B, D, H, W)``.
         """
-        if not self._pays(level, deeper):
+        if not self._is_faster(level, deeper):
             return self.plain(level, deeper)
         kernel = self.output.weight
         lateral = convolve_normalized(level, self.lateral.weight, self.lateral_norm, kernel)
@@ -59,7 +59,7 @@ class FusionLevel(nn.Module):
         merged = lateral + interpolate(deeper, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return self.output_norm(self.output(merged)).relu()
 
-    def _pays(self, level: torch.Tensor, deeper: torch.Tensor) -> bool:
+    def _is_faster(self, level: torch.Tensor, deeper: torch.Tensor) -> bool:
         """Whether to smooth separately: fewer multiplications, and enough precision for a covariance."""
         doubled = all(large == 2 * small for large, small in zip(level.shape[-2:], deeper.shape[-2:], strict=True))
         narrow = _NARROW * level.shape[1] <= deeper.shape[1]

@@ -43,8 +43,8 @@ def start_from_principal_components(
             cast("nn.Parameter", embedding.bias)[: len(whitening)] = -whitening @ mean
         if isinstance(head, TransposedHead):
             _, components, deviation = _principal_components(targets[index], head)
-            drawing = _HEAD_SCALE * deviation[:, None] * components
-            head.weight[: len(drawing)] = drawing.view(-1, *head.weight.shape[1:])
+            coloring = _HEAD_SCALE * deviation[:, None] * components
+            head.weight[: len(coloring)] = coloring.view(-1, *head.weight.shape[1:])
             cast("nn.Parameter", head.bias).copy_(targets[index].mean(dim=(0, 2, 3)))
 
 

@@ -52,8 +52,8 @@ class NormalPrototypes(nn.Module):
         if last > 1:
             views["deep"] = PrototypeView(channels, strides, (last - 1, last), strides[-2], count, 128)
         if finest < last:
-            fewer = max(1, count * strides[finest] // strides[-1])
-            views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], fewer, 64)
+            finest_count = max(1, count * strides[finest] // strides[-1])
+            views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], finest_count, 64)
         views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count, 64)
         self.views = nn.ModuleDict(views)
 
@@ -81,14 +81,14 @@ class NormalPrototypes(nn.Module):
         """
         return [view.sample(features, images) for view in self._views()]
 
-    def fit(self, places: Sequence[torch.Tensor]) -> None:
+    def fit(self, descriptors: Sequence[torch.Tensor]) -> None:
         """Choose the prototypes so that no normal patch is far from all of them.
 
         Args:
-            places (Sequence[torch.Tensor]): Descriptors of normal patches ``(n, C)`` for each view.
+            descriptors (Sequence[torch.Tensor]): Descriptors of normal patches ``(n, C)`` for each view.
         """
-        for view, described in zip(self._views(), places, strict=True):
-            view.fit(described)
+        for view, view_descriptors in zip(self._views(), descriptors, strict=True):
+            view.fit(view_descriptors)
 
     @property
     def fitted(self) -> bool:
@@ -135,7 +135,7 @@ class PrototypeView(nn.Module):
         self.grid_stride = grid_stride
         self.by_direction = by_direction
         # Relative to the deepest level, whose size follows from the size of the image.
-        self.places_per_deepest = strides[-1] // grid_stride
+        self.patches_per_deepest = strides[-1] // grid_stride
         width = sum(channels[level] for level in levels)
         length = min(length, width)
         self.fitted: torch.Tensor
@@ -192,7 +192,7 @@ class PrototypeView(nn.Module):
 
     def _on_grid(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Averages over neighbours: ``(B, C_l, h, w)`` for each level that is used."""
-        size = [side * self.places_per_deepest for side in features[-1].shape[-2:]]
+        size = [side * self.patches_per_deepest for side in features[-1].shape[-2:]]
         levels = []
         for index, stride in zip(self.levels, self.strides, strict=True):
             feature = avg_pool2d(features[index], 3, stride=1, padding=1)
@@ -218,20 +218,20 @@ class PrototypeView(nn.Module):
         return patches[torch.randperm(len(patches))[:count].to(patches.device)]
 
     @torch.no_grad()
-    def fit(self, places: torch.Tensor) -> None:
+    def fit(self, descriptors: torch.Tensor) -> None:
         """Choose the prototypes so that no normal patch is far from all of them.
 
         Args:
-            places (torch.Tensor): Descriptors of normal patches ``(n, C)``.
+            descriptors (torch.Tensor): Descriptors of normal patches ``(n, C)``.
         """
-        self.mean.copy_(places.mean(dim=0))
-        variances, axes = torch.linalg.eigh(torch.cov(places.mT))
+        self.mean.copy_(descriptors.mean(dim=0))
+        variances, axes = torch.linalg.eigh(torch.cov(descriptors.mT))
         variances, axes = (part[..., -self.components.shape[1] :] for part in (variances, axes))
         if not self.by_direction:
-            limits = torch.finfo(places.dtype)
+            limits = torch.finfo(descriptors.dtype)
             axes = axes * (variances / variances[-1].clamp_min(limits.tiny)).clamp_min(limits.eps) ** -0.25
         self.components.copy_(axes)
-        reduced = (places - self.mean) @ self.components
+        reduced = (descriptors - self.mean) @ self.components
         count = len(self.prototypes)
         if count < len(reduced):
             chosen, squared = farthest_points(reduced, count)

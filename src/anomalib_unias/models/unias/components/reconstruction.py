@@ -55,13 +55,13 @@ class ResizeHead(ComposedModule):
         size = [side * self.patch_size for side in image.shape[-2:]]
         if self.patch_size == 1 or min(size) < _SMALLEST_COMPOSED:
             return self.plain(image)
-        whole, last_two, bias = self.composed()
+        kernel, last_two, bias = self.composed()
         resize = [
             bilinear_matrix(small, large, image, align_corners=True)
             for small, large in zip(image.shape[-2:], size, strict=True)
         ]
-        unbounded = convolve_resized(image, whole, resize)
-        return self._respect_borders(unbounded, image, last_two, resize) + spread_border(bias, unbounded)
+        unbounded = convolve_resized(image, kernel, resize)
+        return self._correct_borders(unbounded, image, last_two, resize) + spread_border(bias, unbounded)
 
     def plain(self, image: torch.Tensor) -> torch.Tensor:
         """Reconstruct a level step by step, without composed kernels.
@@ -92,7 +92,7 @@ class ResizeHead(ComposedModule):
         bias = self.convolutions(first.new_zeros(1, first.shape[1], 5, 5))
         return compose_kernels(first, last_two), last_two, bias
 
-    def _respect_borders(
+    def _correct_borders(
         self, unbounded: torch.Tensor, image: torch.Tensor, last_two: torch.Tensor, resize: list[torch.Tensor]
     ) -> torch.Tensor:
         """Subtract the contribution of the intermediate results outside of the image."""

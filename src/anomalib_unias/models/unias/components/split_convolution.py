@@ -22,8 +22,8 @@ def convolve_doubled(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     Returns:
         torch.Tensor: ``(B, C, 2 h, 2 w)``.
     """
-    around = pad(image, (1, 1, 1, 1), mode="replicate")
-    sparse = conv_transpose2d(around, kernel.transpose(0, 1).flip(2, 3), stride=2, padding=1)
+    padded_image = pad(image, (1, 1, 1, 1), mode="replicate")
+    sparse = conv_transpose2d(padded_image, kernel.transpose(0, 1).flip(2, 3), stride=2, padding=1)
     taps = torch.tensor(_DOUBLING, dtype=image.dtype, device=image.device)
     unbounded = conv2d(sparse, torch.outer(taps, taps).expand(len(kernel), 1, 4, 4), groups=len(kernel))
     return unbounded - _from_outside(image, kernel)
@@ -72,8 +72,8 @@ def convolve_normalized(
     padded = pad(torch.cat((deviations, torch.ones_like(image[:, :1])), dim=1), (1, 1, 1, 1))
     neighbours = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
     pixels = torch.cat(neighbours, dim=1).flatten(2).mT
-    each = kernel.permute(0, 2, 3, 1).flatten(0, 2) @ linear
-    convolved = (pixels @ each.unflatten(1, (len(kernel), -1)).flatten(2).mT).mT.unflatten(2, (height, width))
+    kernels = kernel.permute(0, 2, 3, 1).flatten(0, 2) @ linear
+    convolved = (pixels @ kernels.unflatten(1, (len(kernel), -1)).flatten(2).mT).mT.unflatten(2, (height, width))
     # The backward pass of a transposed convolution takes twice the time in other memory layouts.
     return convolved.contiguous() if convolved.requires_grad else convolved
 
@@ -97,8 +97,8 @@ def _projection_of_deviations(
     groups = (norm.num_groups, -1)
     means = (mean @ projection.T).unflatten(1, groups)
     variances = ((projection @ covariance) * projection).sum(dim=2).unflatten(1, groups)
-    apart = means - means.mean(dim=2, keepdim=True)
-    variance = (variances + apart.square()).mean(dim=2, keepdim=True)
+    centred = means - means.mean(dim=2, keepdim=True)
+    variance = (variances + centred.square()).mean(dim=2, keepdim=True)
     scale = norm.weight.unflatten(0, groups) * (variance + norm.eps).rsqrt()
-    shift = apart * scale + norm.bias.unflatten(0, groups)
+    shift = centred * scale + norm.bias.unflatten(0, groups)
     return torch.cat((scale.flatten(1)[..., None] * projection, shift.flatten(1)[..., None]), dim=2)
