@@ -12,12 +12,11 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from anomalib.deploy import OpenVINOInferencer
 from benchmarks.latency import export, write_images
 from benchmarks.speed import in_turns, record
 
 from anomalib_unias.backbones import register_backbones
-from anomalib_unias.compat.export import working_directory
+from anomalib_unias.compat.inferencers import UncachedOpenVINOInferencer
 from anomalib_unias.deploy import ThroughputInferencer
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION
 
@@ -62,8 +61,7 @@ def main() -> None:
     path, images = preset_and_images(options)
     files = list(islice(cycle(images), options.images))
     line = ThroughputInferencer(path, cache_dir=path.parent / "cache")
-    with working_directory(path.parent):
-        stock = OpenVINOInferencer(path, "CPU", dict(FULL_PRECISION))
+    stock = UncachedOpenVINOInferencer(path, "CPU", dict(FULL_PRECISION))
     steps = [lambda: [stock.predict(file) for file in files], lambda: list(line.inspect(files))]
     seconds = in_turns(steps, options.turns)
     name = f"inspection line against anomalib's inferencer, unias_lite, {options.image_size} px"

@@ -22,7 +22,7 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import ImageBatch, ImageItem, InferenceBatch, MVTecAD, MVTecAD2, Tabular
 from anomalib.data.utils import read_image
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
-from anomalib.deploy import OpenVINOInferencer
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.metrics import F1AdaptiveThreshold
 from anomalib.models import Stfpm, get_model
@@ -47,6 +47,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms.v2 import Resize
 
 import anomalib_unias.compat
+from anomalib_unias.compat.inferencers import TrustingTorchInferencer, UncachedOpenVINOInferencer
 from anomalib_unias.compat.scores import SCORE_BUFFERS
 from anomalib_unias.compat.trainer import validate_within_fit
 
@@ -353,13 +354,29 @@ def test_an_export_of_anomalib_still_asks_for_an_older_opset_and_ends_the_traini
 def test_anomalib_still_writes_a_cache_into_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``working_directory``."""
+    """``UncachedOpenVINOInferencer``."""
     image = opset13.parameter([1, 3, 8, 8], name="input")
     openvino.save_model(openvino.Model([opset13.relu(image)], [image]), tmp_path / "model.xml")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    UncachedOpenVINOInferencer(tmp_path / "model.xml", "CPU")
+    assert not list((tmp_path / "here").iterdir())
     OpenVINOInferencer(tmp_path / "model.xml", device="CPU")
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["openvino_cache"]
+    cache = tmp_path / "here" / "openvino_cache"
+    (cached,) = cache.iterdir()
+    UncachedOpenVINOInferencer(tmp_path / "model.xml", "CPU")
+    assert list(cache.iterdir()) == [cached]
+
+
+def test_anomalib_still_asks_the_environment_whether_a_file_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``TrustingTorchInferencer``."""
+    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+    torch.save({"model": nn.Identity()}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="TRUST_REMOTE_CODE"):
+        TorchInferencer(tmp_path / "model.pt", device="cpu")
+    assert isinstance(TrustingTorchInferencer(tmp_path / "model.pt", device="cpu").model, nn.Identity)
 
 
 def test_anomalib_still_quantises_in_private() -> None:

@@ -10,4 +10,5 @@ of its own, such as a resize or a post-processor, is in its own package; only it
 - ``scores``: post-processors of anomalib.
 - ``models``: models of anomalib by their names.
 - ``export``: export of anomalib to ONNX and OpenVINO.
+- ``inferencers``: inferencers of anomalib for exported models.
 """

@@ -1,9 +1,7 @@
 """Export of anomalib to ONNX and OpenVINO."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib import TaskType
@@ -18,24 +16,6 @@ if TYPE_CHECKING:
 QUIET_ONNX: dict[str, Any] = {"opset_version": 18, "verbose": False}
 """The opset that the exporter of torch writes. anomalib 2.7.0 asks for opset 14: the exporter then tries to convert its
 file, fails, prints the traceback, and leaves the file as it is."""
-
-
-@contextmanager
-def working_directory(folder: Path) -> Iterator[None]:
-    """Change the working directory, where anomalib 2.7.0 writes the model cache of OpenVINO.
-
-    Args:
-        folder (Path): Working directory inside the ``with`` block.
-
-    Yields:
-        None: Nothing.
-    """
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Predictions for image files by every way to run a model of anomalib."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, PredictDataset
 from anomalib.data.utils import read_image
-from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
-from anomalib_unias.compat.export import working_directory
+from anomalib_unias.compat.inferencers import TrustingTorchInferencer, UncachedOpenVINOInferencer
 from anomalib_unias.deploy.openvino_core import FULL_PRECISION, openvino_core
 from anomalib_unias.deploy.throughput_inferencer import ThroughputInferencer
 
@@ -89,8 +87,7 @@ def predict_by_torch(path: Path, files: Sequence[Path]) -> Predictions:
     Returns:
         Predictions: By image path.
     """
-    with _trusting():
-        inferencer = TorchInferencer(path, device="cpu")
+    inferencer = TrustingTorchInferencer(path, device="cpu")
     with torch.no_grad():
         return {str(file): _from_batch(inferencer.predict(file))[0] for file in files}
 
@@ -106,8 +103,7 @@ def predict_by_openvino(path: Path, files: Sequence[Path], config: Mapping[str, 
     Returns:
         Predictions: By image path.
     """
-    with working_directory(path.parent):
-        inferencer = OpenVINOInferencer(path.resolve(), device="CPU", config=dict(config))
+    inferencer = UncachedOpenVINOInferencer(path, "CPU", dict(config))
     return {str(file): _from_batch(inferencer.predict(file))[0] for file in files}
 
 
@@ -193,7 +189,7 @@ def pixels_of(file: Path) -> np.ndarray:
     Returns:
         np.ndarray: ``(1, 3, H, W)`` in [0, 1].
     """
-    return OpenVINOInferencer.pre_process(np.asarray(read_image(file, as_tensor=False)))
+    return UncachedOpenVINOInferencer.pre_process(np.asarray(read_image(file, as_tensor=False)))
 
 
 def prediction_of(outputs: Mapping[str, np.ndarray]) -> Prediction:
@@ -280,17 +276,3 @@ def _without_output(model: AnomalibModule) -> Iterator[None]:
     finally:
         model.visualizer, model.evaluator = visualizer, evaluator
         model.train(training)
-
-
-@contextmanager
-def _trusting() -> Iterator[None]:
-    """Tell anomalib that a pickled model is trusted: it was written here."""
-    before = os.environ.get("TRUST_REMOTE_CODE")
-    os.environ["TRUST_REMOTE_CODE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TRUST_REMOTE_CODE"]
-        else:
-            os.environ["TRUST_REMOTE_CODE"] = before
