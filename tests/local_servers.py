@@ -71,8 +71,22 @@ class WebServer:
         self._server.server_close()
 
 
+def _numbered(number):
+    """A picture, BGR, with a number in binary: two rows of eight squares that are red or black."""
+    bits = (number >> np.arange(16) & 1).reshape(2, 8)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[..., 2] = 100 * bits.repeat(24, axis=0).repeat(8, axis=1)
+    return picture
+
+
+def number_of(picture):
+    """The number of a picture that :class:`MjpegServer` has sent, RGB."""
+    bits = picture[..., 0].reshape(2, 24, 8, 8).mean(axis=(1, 3)).ravel() > 50
+    return int((bits << np.arange(16)).sum())
+
+
 class MjpegServer:
-    """Sends pictures that become brighter, as a camera does over HTTP: all of them, or some to each who asks."""
+    """Sends numbered pictures, as a camera does over HTTP: all of them, or some to each who asks."""
 
     def __init__(self, frames_each=10_000):
         outer, self.sent = self, 0
@@ -85,7 +99,7 @@ class MjpegServer:
                 with suppress(OSError):
                     for _ in range(frames_each):
                         outer.sent += 1
-                        _, jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), (0, 0, outer.sent % 200), np.uint8))
+                        _, jpeg = cv2.imencode(".jpg", _numbered(outer.sent))
                         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                         self.wfile.write(head.encode() + jpeg.tobytes() + b"\r\n")
                         time.sleep(0.005)

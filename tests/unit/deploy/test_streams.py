@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import pytest
 
 from anomalib_unias.deploy import UnreadableImageError, streams, watch_stream
-from local_servers import MjpegServer, RtspServer
+from local_servers import MjpegServer, RtspServer, number_of
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,8 @@ def test_frames_are_rgb_and_called_by_their_time():
     assert first.name < second.name
     pixels = first.read()
     assert pixels.shape == (48, 64, 3)
-    assert pixels[..., 2].max() < 20
-    assert second.read()[..., 0].mean() > pixels[..., 0].mean()
+    assert pixels[..., 2].max() < 50 < pixels[..., 0].max()
+    assert number_of(second.read()) > number_of(pixels) > 0
     assert first.state() is None
 
 
@@ -49,7 +49,7 @@ def test_the_newest_frame_is_taken_while_the_line_is_slow():
     server.stop()
     # One may have been on its way, and was given out at once.
     assert before > 20
-    assert frame.read()[..., 0].mean() > before - 15
+    assert number_of(frame.read()) > before - 15
 
 
 def test_a_stream_that_is_lost_is_connected_again(caplog):
