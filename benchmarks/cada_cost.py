@@ -30,13 +30,13 @@ from benchmarks.speed import Predictor, compiled, in_turns
 from anomalib_unias import CadaPostProcessor, UniAS
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics, shrink
+from anomalib_unias.post_processing.calibration_run import MOST_IMAGES
 from anomalib_unias.post_processing.clusters import image_descriptors
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
 from anomalib_unias.post_processing.fitting import fit_calibration
 
 OUTPUT = Path("benchmarks/results/cada_cost.csv")
 _SIZES = {8659: 12, 36_000: 30, 150_000: 200}
-_MOST_IMAGES = 4096
 VARIANTS = {
     "cada": {"variant": "cada"},
     "cada, regressor": {"variant": "cada", "predictor": "regressor"},
@@ -56,7 +56,7 @@ def random_data(checkpoint: Path, images: int, *, all_images: bool) -> Calibrati
     generator = torch.Generator().manual_seed(0)
     unseen = torch.arange(images) % 10 == 0
     if not all_images:
-        chosen = [torch.where(part)[0][:_MOST_IMAGES] for part in (~unseen, unseen)]
+        chosen = [torch.where(part)[0][:MOST_IMAGES] for part in (~unseen, unseen)]
         unseen = unseen[torch.cat(chosen)]
     count, categories = len(unseen), _SIZES[images]
     category = torch.randint(categories, (count,), generator=generator)

@@ -78,7 +78,7 @@ class ParityReport:
             bool: Whether a score, a map, a label or the AUROC differs.
         """
         difference = np.nanmax([row.max_score_diff, row.max_map_diff, self._auroc_difference(row)])
-        return bool(difference > self.tolerance or row.label_flips)
+        return bool(difference > self.tolerance or row.label_flips or np.isnan(row.max_score_diff))
 
     def _auroc_difference(self, row: ParityRow) -> float:
         reference = next(other for other in self.rows if other.stage == REFERENCE)

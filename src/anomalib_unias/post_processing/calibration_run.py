@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Maximum number of images of each data set; this many are enough for clusters and levels.
-_MOST_IMAGES = 4096
+MOST_IMAGES = 4096
+"""Maximum number of images of each data set; this many are enough for clusters and levels."""
 
 
 class CalibrationRun:
@@ -110,7 +110,7 @@ class CalibrationRun:
             images["validation"] = normal_images(self._datamodule.val_data)
         if not cada.options().by_clusters:
             return images
-        return {name: at_most(_MOST_IMAGES, dataset, cada.seed) for name, dataset in images.items()}
+        return {name: at_most(MOST_IMAGES, dataset, cada.seed) for name, dataset in images.items()}
 
     def set_powers(
         self, calibration: LevelCalibration, runs: ModelRuns, normal: AnomalibDataset, source: AnomalibDataset

@@ -50,6 +50,7 @@ def test_differences_are_relative_to_the_range():
         (ParityRow("x", 0.0, 2e-3, 0, 1.0), True),
         (ParityRow("x", 0.0, 0.0, 1, 1.0), True),
         (ParityRow("x", 0.0, 0.0, 0, 0.9), True),
+        (ParityRow("x", float("nan"), 0.0, 0, 1.0), True),
         (ParityRow("x", 9e-4, 9e-4, 0, 1.0), False),
     ],
 )

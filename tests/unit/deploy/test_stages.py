@@ -3,52 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from anomalib.data import InferenceBatch
-from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
-from torch import nn
+from tests.integration.cada_detector import Detector
 from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_unias import OrderPreservingPostProcessor
+from anomalib_unias.compat.scores import set_thresholds
 from anomalib_unias.deploy.stages import STAGES, StagedModel, stagewise_predictions
-
-
-class Red(nn.Module):
-    """The map is the red channel."""
-
-    def forward(self, images):
-        return InferenceBatch(pred_score=images[:, 0].amax(dim=(1, 2)), anomaly_map=images[:, :1])
-
-
-class RedModel(AnomalibModule):
-    """A model of anomalib around it."""
-
-    def __init__(self):
-        post_processor = OrderPreservingPostProcessor()
-        pre_processor = PreProcessor(Compose([Resize((8, 8), antialias=False)]))
-        super().__init__(pre_processor, post_processor, evaluator=False, visualizer=False)
-        self.model = Red()
-        for name, value in {"image_min": 0, "image_max": 1, "pixel_min": 0, "pixel_max": 1}.items():
-            getattr(post_processor, name).fill_(value)
-        post_processor._image_threshold.fill_(0.5)
-        post_processor._pixel_threshold.fill_(0.5)
-
-    @property
-    def trainer_arguments(self):
-        return {}
-
-    @property
-    def learning_type(self):
-        raise NotImplementedError
-
-    def configure_optimizers(self):
-        return None
 
 
 @pytest.fixture
 def source():
-    return RedModel().eval()
+    post_processor = OrderPreservingPostProcessor()
+    for name, value in {"image_min": 0, "image_max": 1, "pixel_min": 0, "pixel_max": 1}.items():
+        getattr(post_processor, name).fill_(value)
+    set_thresholds(post_processor, torch.tensor(0.5), torch.tensor(0.5))
+    # Without anti-aliasing, which exports of anomalib leave out.
+    return Detector(PreProcessor(Compose([Resize((8, 8), antialias=False)])), post_processor).eval()
 
 
 @pytest.fixture
@@ -63,7 +35,7 @@ def runtime(source, wrong=None):
     """The staged model in torch, with an error of one stage that later stages pass on."""
 
     def run(pixels):
-        images = source.pre_processor(torch.from_numpy(pixels)) + (0.01 if wrong == STAGES[0] else 0)
+        images = source.pre_processor(torch.from_numpy(pixels)) * (1.1 if wrong == STAGES[0] else 1)
         raw = source.model(images)
         raw = raw._replace(pred_score=raw.pred_score + (0.02 if wrong == STAGES[1] else 0))
         final = source.post_processor(raw)
