@@ -7,7 +7,6 @@ import torch
 from sklearn.cluster import HDBSCAN
 from torch import Tensor, nn
 
-# Smallest number of images in a cluster.
 _SMALLEST_CLUSTER = 3
 _DIMENSIONS = 64
 # HDBSCAN compares all pairs of images, so it gets a random sample of at most this many: it misses rare clusters only.
@@ -66,12 +65,13 @@ class ImageClusters(nn.Module):
         self.radii: Tensor
 
     @classmethod
-    def fit(cls, descriptors: Tensor, unseen: Tensor) -> "ImageClusters":
+    def fit(cls, descriptors: Tensor, unseen: Tensor, smallest: int = _SMALLEST_CLUSTER) -> "ImageClusters":
         """Find the clusters.
 
         Args:
             descriptors (Tensor): Descriptors of N normal images, ``(N, D)``.
             unseen (Tensor): Images that represent new images, ``(N,)`` bool; at least one.
+            smallest (int): Smallest number of images in a cluster. Defaults to ``3``.
 
         Returns:
             ImageClusters: Fitted; the same descriptors give the same clusters.
@@ -81,7 +81,7 @@ class ImageClusters(nn.Module):
         scale = torch.where(spread > 0, 1 / spread, torch.zeros_like(spread)) / descriptors.shape[1] ** 0.5
         axes = _principal_axes((descriptors - origin) * scale)
         points = (descriptors - origin) * scale @ axes
-        centers = _centers(points)
+        centers = _centers(points, smallest)
         nearest = torch.cdist(points, centers).argmin(dim=1)
         whitening = _whitening(points - centers[nearest])
 
@@ -128,14 +128,14 @@ def _principal_axes(points: Tensor) -> Tensor:
     return torch.linalg.eigh(points.T @ points).eigenvectors.flip(dims=(1,))[:, :_DIMENSIONS]
 
 
-def _centers(points: Tensor) -> Tensor:
+def _centers(points: Tensor, smallest: int) -> Tensor:
     """Find the cluster means ``(K, P)`` of points ``(N, P)``; one cluster if HDBSCAN finds none."""
     if len(points) > _MOST_IMAGES:
         chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_MOST_IMAGES]
         points = points[chosen.sort().values]
-    if len(points) < 2 * _SMALLEST_CLUSTER:
+    if len(points) < 2 * smallest:
         return points.mean(dim=0, keepdim=True)
-    labels = torch.from_numpy(HDBSCAN(min_cluster_size=_SMALLEST_CLUSTER, copy=True).fit_predict(points.numpy()))
+    labels = torch.from_numpy(HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(points.numpy()))
     sizes = torch.bincount(labels[labels >= 0])
     largest = sizes.argsort(descending=True, stable=True)[:_MOST_CLUSTERS].tolist()
     means = [points[labels == k].mean(dim=0) for k in sorted(largest)]

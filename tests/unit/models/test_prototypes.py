@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from anomalib_unias import UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
-from anomalib_unias.models.unias.components import NormalPrototypes
+from anomalib_unias.models.unias.components import NormalPrototypes, Patches, PrototypeSelection
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
@@ -21,15 +21,31 @@ def features(count, seed=0):
     ]
 
 
-@pytest.fixture
-def memory():
-    memory = NormalPrototypes(CHANNELS, STRIDES, count=50)
-    memory.fit(memory.sample(features(4), images=4))
+def choose(memory, images):
+    """Choose prototypes from images, given as one batch."""
+    selection = PrototypeSelection(memory, batches=1)
+    selection.first_pass(images)
+    selection.end_first_pass()
+    selection.second_pass(images)
+    selection.end_second_pass()
     return memory
 
 
+def two_products(count, seed=0):
+    """Images of two products: the features of the second are larger, by as much for all of them."""
+    images = features(2 * count, seed)
+    for feature in images:
+        feature[count:] += 5
+    return images
+
+
+@pytest.fixture
+def memory():
+    return choose(NormalPrototypes(CHANNELS, STRIDES, count=50), features(4))
+
+
 def test_views_show_a_patch_in_different_ways(memory):
-    found = {name: (view.levels, view.grid_stride, len(view.prototypes)) for name, view in memory.views.items()}
+    found = {name: (view.levels, view.grid_stride, view.prototypes.shape[1]) for name, view in memory.views.items()}
     assert found == {
         "all": ((0, 1, 2), 8, 50),
         "deep": ((1, 2), 8, 50),
@@ -50,15 +66,14 @@ def test_few_levels_leave_out_what_would_be_twice_the_same(channels):
     memory = NormalPrototypes(channels, STRIDES[-len(channels) :], count=5)
     assert list(memory.views) == (["all", "finest", "deepest"] if len(channels) == 2 else ["all", "deepest"])
     images = [feature[:, :count] for feature, count in zip(features(2)[-len(channels) :], channels, strict=True)]
-    memory.fit(memory.sample(images, images=2))
+    choose(memory, images)
     assert all(distance.isfinite().all() for distance in memory(images))
 
 
 @pytest.mark.parametrize("scale", [0, 1e-3, 1e3])
 def test_patches_that_are_all_like_a_prototype(scale):
-    memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
     images = [scale * feature[:1].repeat(40, 1, 1, 1) for feature in features(1)]
-    memory.fit([view.describe(images).flatten(0, 2) for view in memory.views.values()])
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=5), images)
     for distance, unknown in zip(memory(images), memory(features(1, seed=1)), strict=True):
         assert distance.isfinite().all()
         assert unknown.isfinite().all()
@@ -68,14 +83,14 @@ def test_patches_that_are_all_like_a_prototype(scale):
 def test_distance_is_that_to_the_nearest_prototype(memory, name):
     view = memory.views[name]
     patches = (view.describe(features(2, seed=1)) - view.mean) @ view.components
-    expected = torch.cdist(patches.flatten(0, 2), view.prototypes).amin(dim=1).view(patches.shape[:3]) / view.usual
+    expected = torch.cdist(patches.flatten(0, 2), view.prototypes[0]).amin(dim=1).view(patches.shape[:3]) / view.usual
     torch.testing.assert_close(view(features(2, seed=1)).squeeze(1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_by_direction_the_distance_is_the_mean_cosine_distance(memory):
     # There are fewer channels than components, so nothing is left out.
     view = memory.views["all"]
-    prototypes = view.prototypes @ view.components.mT + view.mean
+    prototypes = view.prototypes[0] @ view.components.mT + view.mean
     patches = view.describe(features(2, seed=1))
     parts = list(zip(patches.split(CHANNELS, dim=-1), prototypes.split(CHANNELS, dim=-1), strict=True))
     cosines = [cosine_similarity(patch[..., None, :], prototype, dim=-1) for patch, prototype in parts]
@@ -86,24 +101,99 @@ def test_by_direction_the_distance_is_the_mean_cosine_distance(memory):
 def test_components_are_whitened_half_the_way():
     view = NormalPrototypes(CHANNELS, STRIDES, count=5).views["finest"]
     patches = torch.randn(4000, CHANNELS[0]) * torch.tensor([9.0, 4, 1, 1, 1, 1])
-    view.fit(patches)
+    view.fit_components(patches)
     deviations = ((patches - view.mean) @ view.components).std(dim=0)
     torch.testing.assert_close(deviations[-2:], torch.tensor([6.0, 9.0]), atol=0.3, rtol=0.05)
 
 
-def test_usual_normal_patches_have_the_distance_one(memory):
-    for view, distance in zip(memory.views.values(), memory(features(4)), strict=True):
-        # Prototypes are among the patches and have none.
-        share = 1 - len(view.prototypes) / distance.numel()
-        assert (distance.square().mean() / share).sqrt() == pytest.approx(1, abs=0.05)
+def test_patches_of_another_normal_image_have_the_distance_one_on_average():
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=200), features(40))
+    for distance in memory(features(40, seed=1)):
+        assert distance.square().mean().sqrt() == pytest.approx(1, abs=0.05)
 
 
 def test_known_patches_are_near_and_others_are_not():
-    enough = NormalPrototypes(CHANNELS, STRIDES, count=4 * 16 * 24 * 4)
-    enough.fit([view.describe(features(4)).flatten(0, 2) for view in enough.views.values()])
+    enough = choose(NormalPrototypes(CHANNELS, STRIDES, count=4 * 16 * 24 * 4), features(4))
     for known, unknown in zip(enough(features(4)), enough(features(4, seed=1)), strict=True):
         assert known.max() < 0.03
         assert unknown.mean() > 0.2
+
+
+def test_every_kind_of_image_has_its_own_prototypes():
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=20), two_products(12))
+    assert len(memory.kinds) == 2
+    images = two_products(3, seed=1)
+    kinds = memory.kinds(images).cluster
+    assert kinds.tolist() in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
+    for view, found in zip(memory.views.values(), memory(images), strict=True):
+        patches = (view.describe(images) - view.mean) @ view.components
+        for image, kind, distance in zip(patches, kinds, found, strict=True):
+            expected = torch.cdist(image.flatten(0, 1), view.prototypes[kind]).amin(dim=1) / view.usual[kind]
+            torch.testing.assert_close(distance.flatten(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_normal_for_another_product_is_not_normal_here():
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=20), two_products(12))
+    normal, defective = two_products(1, seed=1), two_products(1, seed=1)
+    for feature in defective:
+        rows, columns = (side // 2 for side in feature.shape[-2:])
+        feature[0, :, :rows, :columns] = feature[1, :, :rows, :columns]  # a part of the second product in the first
+    found = {
+        name: [view(images, memory.kinds(images).cluster)[0, 0, 0, 0] for images in (normal, defective)]
+        for name, view in memory.views.items()
+    }
+    # Random directions are all equally far from each other.
+    del found["all"]
+    assert all(after > 1.5 * before for before, after in found.values())
+
+
+def test_usual_distance_is_that_of_each_kind():
+    images = two_products(12)
+    for feature in images:
+        feature[:12] *= 0.1  # the first product varies less
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=50), images)
+    kinds = memory.kinds(images).cluster
+    deep = memory.views["deep"]
+    assert deep.usual[kinds[-1]] > 3 * deep.usual[kinds[0]]
+    unknown = two_products(4, seed=1)
+    for feature in unknown:
+        feature[:4] *= 0.1
+    for distance in memory.views["finest"](unknown, memory.kinds(unknown).cluster).split(4):
+        assert distance.square().mean().sqrt() == pytest.approx(1, abs=0.1)
+
+
+def test_few_images_are_no_kind_of_their_own():
+    assert len(choose(NormalPrototypes(CHANNELS, STRIDES, count=5), two_products(9)).kinds) == 1
+
+
+def test_many_kinds_share_the_memory_of_sixteen():
+    view = NormalPrototypes(CHANNELS, STRIDES, count=20).views["deep"]
+    kinds = torch.arange(40).repeat_interleave(30)
+    view.fit(Patches(torch.randn(1200, 18), kinds, torch.arange(1200)), range(40))
+    assert view.prototypes.shape == (40, 8, 18)
+
+
+def test_a_kind_without_images_takes_the_prototypes_of_its_neighbour():
+    memory = NormalPrototypes(CHANNELS, STRIDES, count=20)
+    selection = PrototypeSelection(memory, batches=1)
+    selection.first_pass(two_products(12))
+    selection.end_first_pass()
+    memory.kinds.centers[1] = 1e6
+    selection._counts = torch.tensor([24, 0])
+    selection.second_pass(two_products(12))
+    selection.end_second_pass()
+    for view in memory.views.values():
+        torch.testing.assert_close(view.usual[1], view.usual[0], rtol=0.3, atol=0)
+        assert torch.cdist(view.prototypes[1], view.prototypes[0]).amin(dim=1).max() < view.usual[0] * 3
+
+
+def test_prototypes_of_all_kinds_are_loaded_into_a_new_model():
+    chosen = choose(NormalPrototypes(CHANNELS, STRIDES, count=20), two_products(12))
+    restored = NormalPrototypes(CHANNELS, STRIDES, count=20)
+    restored.load_state_dict(chosen.state_dict())
+    images = two_products(2, seed=1)
+    for found, expected in zip(restored(images), chosen(images), strict=True):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
 def test_only_the_view_by_direction_leaves_brightness_out(memory):
@@ -145,7 +235,7 @@ def test_chosen_once_in_training_and_kept_in_the_checkpoint(tmp_path, tiny_argum
     engine.fit(model, datamodule=datamodule)
     assert model.model.prototypes.fitted
     chosen = model.model.prototypes.state_dict()
-    assert all(chosen[name].std(dim=0).min() > 0 for name in chosen if name.endswith("prototypes"))
+    assert all(chosen[name].std(dim=1).min() > 0 for name in chosen if name.endswith("prototypes"))
     restored = UniAS.load_from_checkpoint(engine.best_model_path or engine.trainer.checkpoint_callback.best_model_path)
     torch.testing.assert_close(restored.model.prototypes.state_dict(), chosen)
     images = torch.rand(2, 3, *model.model.image_size)

@@ -241,6 +241,19 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         """
         return self.adamw(self.learning_rate, self.weight_decay, self.lr_schedule, milestones=(0.4, 0.8))
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore a checkpoint, whatever the number of kinds of images that its prototypes have.
+
+        Args:
+            checkpoint (dict[str, Any]): Lightning checkpoint.
+
+        Raises:
+            ArchitectureMismatchError: If the checkpoint does not belong to this architecture.
+        """
+        if self.model.prototypes is not None:
+            self.model.prototypes.prepare_for(checkpoint["state_dict"], "model.prototypes.")
+        super().on_load_checkpoint(checkpoint)
+
     def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:
         """Interpolate the parameters learned per position, in place.
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from anomalib_unias.metrics.collection import of_all_processes
-
+from .components import PrototypeSelection
 from .components.principal_components import start_from_principal_components
 
 if TYPE_CHECKING:
@@ -30,7 +29,9 @@ def learn_statistics(module: "UniAS") -> None:
         return
     loader: Any = trainer.train_dataloader or ()
     sums = [torch.zeros(count, device=module.device) for count in module.model.backbone.channels]
-    batches, examples, patches = 0, [], []
+    batches, examples, selection = 0, [], None
+    if prototypes is not None and fits_prototypes:
+        selection = PrototypeSelection(prototypes, len(loader))
     with torch.random.fork_rng(), torch.no_grad():
         for batch in islice(loader, None if fits_prototypes else _SCALING_BATCHES):
             features = module.stored_features(batch) or module.frozen_features(batch.image)
@@ -38,16 +39,17 @@ def learn_statistics(module: "UniAS") -> None:
                 total += feature.square().mean(dim=(0, 2, 3))
             if batches < _COMPONENT_BATCHES:
                 examples.append(features)
-            if prototypes is not None and fits_prototypes:
-                images = len(loader) * len(features[0]) * trainer.world_size
-                patches.append([view.cpu() for view in prototypes.sample(features, images)])
+            if selection is not None:
+                selection.first_pass(features)
             batches += 1
         if scaler is not None and fits_scaler:
             means = (trainer.strategy.reduce(total / batches, reduce_op="mean") for total in sums)
             scaler.fit([torch.as_tensor(mean) for mean in means])
-        if prototypes is not None and fits_prototypes:
-            views = (torch.cat(view) for view in zip(*patches, strict=True))
-            prototypes.fit([torch.cat(of_all_processes(view)).to(module.device) for view in views])
+        if prototypes is not None and selection is not None:
+            selection.end_first_pass()
+            for batch in loader:
+                selection.second_pass(module.stored_features(batch) or module.frozen_features(batch.image))
+            selection.end_second_pass()
             # Each process has started the selection from a different patch.
             prototypes.load_state_dict(trainer.strategy.broadcast(prototypes.state_dict()))
         if starts_from_components:

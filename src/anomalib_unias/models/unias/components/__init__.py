@@ -6,7 +6,8 @@ from .feature_filter import FeatureFilter, FeatureScaler
 from .local_block import MultiGranularityBlock, build_local_block
 from .patch_embedding import PatchEmbedding
 from .pixel_decoder import PixelDecoder
-from .prototypes import NormalPrototypes
+from .prototype_selection import PrototypeSelection
+from .prototypes import NormalPrototypes, Patches
 from .query import LearnedQuery, SampleAwareQuery
 from .reconstruction import ResizeHead, TransposedHead
 
@@ -18,7 +19,9 @@ __all__ = [
     "MultiGranularityBlock",
     "NormalPrototypes",
     "PatchEmbedding",
+    "Patches",
     "PixelDecoder",
+    "PrototypeSelection",
     "ResizeHead",
     "SampleAwareQuery",
     "TransposedHead",

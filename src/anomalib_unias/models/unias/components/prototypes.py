@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from math import ceil
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, linear, normalize
 
 from anomalib_unias.models.components import farthest_points
+from anomalib_unias.post_processing.clusters import ImageClusters
 
 _POOL = 60_000
 _AT_ONCE = 500
+# Fewer images are not a kind of their own.
+_SMALLEST_KIND = 10
+# All kinds together have at most this many times the prototypes of one kind.
+_MOST_FULL_KINDS = 16
+# Number of patches from which the usual distance is estimated.
+_FOR_USUAL = 4000
 # A level with more pixels than this per pixel of the deepest level, along a side, has no view of its own.
 _FINEST = 4
 # Square of the smallest length of a feature vector, as in torch.nn.functional.normalize.
@@ -28,16 +35,22 @@ class NormalPrototypes(nn.Module):
     A decoder has to learn what is normal, which takes long; prototypes are chosen in seconds, and make different
     errors. The idea is from PatchCore (Roth et al., CVPR 2022), whose patches are the ``deep`` view here. Different
     defects show in different features, so there are three more views: the directions of all levels, the finest level
-    alone and the deepest level alone. The number of prototypes does not depend on the number of images. Not part of
-    the UniAS paper.
+    alone and the deepest level alone. Not part of the UniAS paper.
+
+    Every kind of image, such as a product, has its own prototypes: what is normal for one product can be a defect of
+    another. The kinds are clusters of the training images, found without labels, see
+    :class:`~anomalib_unias.post_processing.clusters.ImageClusters`. An image is compared with the prototypes of its
+    kind only, so that the cost does not depend on the number of products.
 
     Args:
         channels (Sequence[int]): Channels of each level, shallow to deep.
         strides (Sequence[int]): Image pixels per feature pixel of each level.
-        count (int): Prototypes per view. The ``finest`` view has fewer, so that it costs no more: ``count`` divided by
-            the number of its pixels per pixel of the deepest level, along a side.
+        count (int): Prototypes per view and kind; fewer if there are more than 16 kinds. The ``finest`` view has
+            fewer, so that it costs no more: ``count`` divided by the number of its pixels per pixel of the deepest
+            level, along a side.
 
     Attributes:
+        kinds: Clusters of the training images.
         views: :class:`PrototypeView` by name: ``all``, ``deep`` (the two deepest levels), ``finest`` (the first level
             with at most four pixels per pixel of the deepest, along a side) and ``deepest``. With fewer than three
             levels, views that would repeat another one are left out.
@@ -56,6 +69,8 @@ class NormalPrototypes(nn.Module):
             views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], finest_count, 64)
         views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count, 64)
         self.views = nn.ModuleDict(views)
+        self.kinds = ImageClusters(sum(channels), 1, 1)
+        self.register_load_state_dict_pre_hook(_prepare)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Compare with the prototypes.
@@ -67,7 +82,17 @@ class NormalPrototypes(nn.Module):
             list[torch.Tensor]: ``(B, 1, h, w)`` for each view, at least 0.01; 1 is the usual distance of a normal
             patch.
         """
-        return [view(features) for view in self._views()]
+        kind = self.kinds(features).cluster if len(self.kinds) > 1 else None
+        return [view(features, kind) for view in self.list_views()]
+
+    def fit_kinds(self, descriptors: torch.Tensor) -> None:
+        """Find the kinds of images.
+
+        Args:
+            descriptors (torch.Tensor): ``(N, D)`` from :func:`~.post_processing.clusters.image_descriptors`.
+        """
+        new = torch.ones(len(descriptors), dtype=torch.bool)
+        self.kinds = ImageClusters.fit(descriptors.cpu(), new, _SMALLEST_KIND).to(descriptors.device)
 
     def sample(self, features: Sequence[torch.Tensor], images: int) -> list[torch.Tensor]:
         """Draw random patches from a batch of images.
@@ -79,23 +104,36 @@ class NormalPrototypes(nn.Module):
         Returns:
             list[torch.Tensor]: Descriptors ``(n, C)`` for each view.
         """
-        return [view.sample(features, images) for view in self._views()]
-
-    def fit(self, descriptors: Sequence[torch.Tensor]) -> None:
-        """Choose the prototypes so that no normal patch is far from all of them.
-
-        Args:
-            descriptors (Sequence[torch.Tensor]): Descriptors of normal patches ``(n, C)`` for each view.
-        """
-        for view, view_descriptors in zip(self._views(), descriptors, strict=True):
-            view.fit(view_descriptors)
+        return [view.sample(features, images) for view in self.list_views()]
 
     @property
     def fitted(self) -> bool:
         """Whether prototypes have been chosen."""
-        return all(bool(view.fitted) for view in self._views())
+        return all(bool(view.fitted) for view in self.list_views())
 
-    def _views(self) -> "list[PrototypeView]":
+    def prepare_for(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Make room for the kinds of images of a saved model, whose number has been found in its training.
+
+        Args:
+            state_dict (dict[str, Any]): State dict that is going to be loaded. That of a version without kinds gets
+                one kind.
+            prefix (str): Prefix of the names of these prototypes.
+        """
+        centers = state_dict.get(f"{prefix}kinds.centers")
+        if centers is not None:
+            self.kinds = ImageClusters(len(self.kinds.origin), centers.shape[1], len(centers)).to(self.kinds.origin)
+        else:
+            state_dict |= {f"{prefix}kinds.{name}": value for name, value in self.kinds.state_dict().items()}
+            for name in self.views:
+                for part, ndim in (("prototypes", 3), ("usual", 1)):
+                    key = f"{prefix}views.{name}.{part}"
+                    if key in state_dict and state_dict[key].ndim < ndim:
+                        state_dict[key] = state_dict[key].unsqueeze(0)
+        for view in self.list_views():
+            view.make_room(len(self.kinds))
+
+    def list_views(self) -> "list[PrototypeView]":
+        """Get the views in their order."""
         return cast("list[PrototypeView]", list(self.views.values()))
 
 
@@ -132,6 +170,7 @@ class PrototypeView(nn.Module):
         super().__init__()
         self.levels = tuple(levels)
         self.strides = tuple(strides[level] for level in levels)
+        self.count = count
         self.grid_stride = grid_stride
         self.by_direction = by_direction
         # Relative to the deepest level, whose size follows from the size of the image.
@@ -146,14 +185,15 @@ class PrototypeView(nn.Module):
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("components", torch.eye(width, length))
-        self.register_buffer("prototypes", torch.zeros(count, length))
-        self.register_buffer("usual", torch.tensor(1.0))
+        self.register_buffer("prototypes", torch.zeros(1, count, length))
+        self.register_buffer("usual", torch.ones(1))
 
-    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+    def forward(self, features: Sequence[torch.Tensor], kind: torch.Tensor | None = None) -> torch.Tensor:
         """Compare with the prototypes.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
+            kind (torch.Tensor | None): Kind of each image ``(B,)``, int64. Defaults to ``None``: there is only one.
 
         Returns:
             torch.Tensor: ``(B, 1, h, w)``, the distance to the nearest prototype in the space of the principal
@@ -167,13 +207,16 @@ class PrototypeView(nn.Module):
             lengths = [one.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt() for one in patches]
             projected = [part * length / len(patches) ** 0.5 for part, length in zip(projected, lengths, strict=True)]
         reduced = torch.stack(projected).sum(dim=0) - self.mean @ self.components
+        prototypes, usual = (own if kind is None else own[kind] for own in (self.prototypes, self.usual))
         # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time so that the products fit in the CPU cache.
+        points = reduced.flatten(1, 2)
         nearest = [
-            linear(reduced, -2 * part, part.square().sum(dim=1)).amin(dim=-1)
-            for part in self.prototypes.split(_AT_ONCE)
+            (points @ (-2 * part).mT + part.square().sum(dim=-1).unsqueeze(1)).amin(dim=-1)
+            for part in prototypes.split(_AT_ONCE, dim=1)
         ]
-        squared = reduced.square().sum(dim=-1) + torch.stack(nearest).amin(dim=0)
-        return (squared / self.usual**2).clamp_min(_SMALLEST_DISTANCE**2).sqrt().unsqueeze(1)
+        squared = points.square().sum(dim=-1) + torch.stack(nearest).amin(dim=0)
+        distance = (squared / usual.square().unsqueeze(1)).clamp_min(_SMALLEST_DISTANCE**2).sqrt()
+        return distance.unflatten(1, reduced.shape[1:3]).unsqueeze(1)
 
     def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average neighbours and bring the levels to the grid.
@@ -218,8 +261,8 @@ class PrototypeView(nn.Module):
         return patches[torch.randperm(len(patches))[:count].to(patches.device)]
 
     @torch.no_grad()
-    def fit(self, descriptors: torch.Tensor) -> None:
-        """Choose the prototypes so that no normal patch is far from all of them.
+    def fit_components(self, descriptors: torch.Tensor) -> None:
+        """Find the principal components, which all kinds share.
 
         Args:
             descriptors (torch.Tensor): Descriptors of normal patches ``(n, C)``.
@@ -231,15 +274,84 @@ class PrototypeView(nn.Module):
             limits = torch.finfo(descriptors.dtype)
             axes = axes * (variances / variances[-1].clamp_min(limits.tiny)).clamp_min(limits.eps) ** -0.25
         self.components.copy_(axes)
-        reduced = (descriptors - self.mean) @ self.components
-        count = len(self.prototypes)
-        if count < len(reduced):
-            chosen, squared = farthest_points(reduced, count)
-            self.prototypes.copy_(reduced[chosen])
-            usual = (squared.sum() / (len(reduced) - count)).sqrt()  # chosen patches do not count
-            spread = reduced.square().sum(dim=1).mean()
-            if spread > 0:
-                self.usual.copy_(usual.clamp_min(_SMALLEST_USUAL * spread.sqrt()))
-        else:
-            self.prototypes.copy_(reduced[torch.arange(count) % len(reduced)])
+
+    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compute the principal components of all patches.
+
+        Args:
+            features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
+
+        Returns:
+            torch.Tensor: ``(B, n, L)``.
+        """
+        return (self.describe(features).flatten(1, 2) - self.mean) @ self.components
+
+    @torch.no_grad()
+    def fit(self, patches: "Patches", source: Sequence[int] = (0,)) -> None:
+        """Choose the prototypes of every kind so that none of its normal patches is far from all of them.
+
+        Args:
+            patches (Patches): Patches of normal images.
+            source (Sequence[int]): Kind whose patches are used, for each kind. Defaults to ``(0,)``: there is only one.
+        """
+        self.make_room(len(source))
+        for index, kind in enumerate(source):
+            self._fit_kind(index, patches.of(kind))
         self.fitted.fill_(True)
+
+    def make_room(self, kinds: int) -> None:
+        """Set the number of kinds; all prototypes are zero then.
+
+        Args:
+            kinds (int): Number of kinds K.
+        """
+        count = max(1, min(self.count, _MOST_FULL_KINDS * self.count // kinds))
+        self.prototypes = self.prototypes.new_zeros(kinds, count, self.prototypes.shape[2])
+        self.usual = self.usual.new_ones(kinds)
+
+    def _fit_kind(self, index: int, patches: "Patches") -> None:
+        points, count = patches.points, self.prototypes.shape[1]
+        if count < len(points):
+            chosen, _ = farthest_points(points, count)
+        else:
+            chosen = torch.arange(count, device=points.device) % len(points)
+        # A new image has no prototypes of its own, so neither may these images.
+        some = torch.randperm(len(points))[:_FOR_USUAL].to(points.device)
+        distances = torch.cdist(points[some], points[chosen])
+        same_image = patches.image[some, None] == patches.image[chosen]
+        nearest = distances.masked_fill(same_image, torch.inf).amin(dim=1)
+        if nearest.isinf().any():  # all prototypes are from one image
+            nearest = distances.amin(dim=1)
+        self.prototypes[index] = points[chosen]
+        spread = points.square().sum(dim=1).mean().sqrt()
+        if spread > 0:
+            self.usual[index] = nearest.square().mean().sqrt().clamp_min(_SMALLEST_USUAL * spread)
+
+
+class Patches(NamedTuple):
+    """Some patches of normal images.
+
+    Attributes:
+        points: Their principal components ``(n, L)``.
+        kind: Kind of their image ``(n,)``, int64.
+        image: Index of their image ``(n,)``, int64.
+    """
+
+    points: torch.Tensor
+    kind: torch.Tensor
+    image: torch.Tensor
+
+    @staticmethod
+    def join(parts: "Sequence[Patches]") -> "Patches":
+        """Concatenate several sets of patches."""
+        return Patches(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def of(self, kind: int) -> "Patches":
+        """Select the patches of one kind."""
+        chosen = self.kind == kind
+        return Patches(*(part[chosen] for part in self))
+
+
+def _prepare(prototypes: NormalPrototypes, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    del args
+    prototypes.prepare_for(state_dict, prefix)
