@@ -21,7 +21,7 @@ UNIAS_LITE: dict[str, Any] = {
     "blur_maps": False,
     "levels": [2, 3, 4],
     "level_weights": [0.05, 0.03, 0.03],
-    "prototypes": 1000,
+    "prototypes": 2000,
     "image_score": "max",
     "principal_component_start": True,
     "learning_rate": 2.0e-3,

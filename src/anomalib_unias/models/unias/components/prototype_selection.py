@@ -12,7 +12,7 @@ from .prototypes import NormalPrototypes, Patches
 
 # Patches that prototypes are chosen from: at most so many of one kind of image, and of all together.
 _MOST_OF_ONE_KIND = 60_000
-_MOST = 120_000
+_MOST = 240_000
 
 
 class PrototypeSelection:
