@@ -196,6 +196,17 @@ def test_prototypes_of_all_kinds_are_loaded_into_a_new_model():
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
+def test_prototypes_of_a_version_without_kinds_are_one_kind(memory):
+    saved = {name: value for name, value in memory.state_dict().items() if not name.startswith("kinds.")}
+    for name, value in saved.items():
+        if name.endswith((".prototypes", ".usual")):
+            saved[name] = value[0]
+    restored = choose(NormalPrototypes(CHANNELS, STRIDES, count=50), two_products(12))
+    restored.load_state_dict(saved)
+    for found, expected in zip(restored(features(2, seed=1)), memory(features(2, seed=1)), strict=True):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
 def test_only_the_view_by_direction_leaves_brightness_out(memory):
     images = features(2, seed=1)
     brighter = [3 * images[0], images[1], 0.2 * images[2]]

@@ -71,9 +71,9 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the levels' maps in their product, shallow to deep;
             ``None`` for 1 as in the paper. Defaults to ``None``.
-        prototypes (int): Number of prototypes of normal features in each view; the geometric mean of the distances to
-            them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none as in the paper.
-            Defaults to ``0``.
+        prototypes (int): Number of prototypes of normal features for each kind of image and each view; the geometric
+            mean of the distances to them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none
+            as in the paper. Defaults to ``0``.
         principal_component_start (bool): Whether patch embeddings and transposed heads are initialised with the
             principal components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its

@@ -53,9 +53,9 @@ class UniASModel(nn.Module):
             square, ``"channel"`` each channel, ``"balanced"`` is halfway between the two. Defaults to ``"balanced"``.
         level_weights (Sequence[float] | None): Exponents of the levels' maps in their product, shallow to deep;
             ``None`` for 1 as in the paper. Defaults to ``None``.
-        prototypes (int): Number of prototypes of normal features in each view; the geometric mean of the distances to
-            them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none as in the paper.
-            Defaults to ``0``.
+        prototypes (int): Number of prototypes of normal features for each kind of image and each view; the geometric
+            mean of the distances to them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none
+            as in the paper. Defaults to ``0``.
         image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
             ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
             Defaults to ``"max"``.

@@ -119,10 +119,9 @@ class NormalPrototypes(nn.Module):
                 one kind.
             prefix (str): Prefix of the names of these prototypes.
         """
-        centers = state_dict.get(f"{prefix}kinds.centers")
-        if centers is not None:
-            self.kinds = ImageClusters(len(self.kinds.origin), centers.shape[1], len(centers)).to(self.kinds.origin)
-        else:
+        centers = state_dict.get(f"{prefix}kinds.centers", torch.zeros(1, 1))
+        self.kinds = ImageClusters(len(self.kinds.origin), centers.shape[1], len(centers)).to(self.kinds.origin)
+        if f"{prefix}kinds.centers" not in state_dict:
             state_dict |= {f"{prefix}kinds.{name}": value for name, value in self.kinds.state_dict().items()}
             for name in self.views:
                 for part, ndim in (("prototypes", 3), ("usual", 1)):
