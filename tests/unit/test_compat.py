@@ -42,7 +42,6 @@ from openvino import opset13
 from PIL import Image
 from tests.integration.cada_detector import Detector
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms.v2 import Resize
 
@@ -50,6 +49,7 @@ import anomalib_unias.compat
 from anomalib_unias.compat.inferencers import TrustingTorchInferencer, UncachedOpenVINOInferencer
 from anomalib_unias.compat.scores import SCORE_BUFFERS
 from anomalib_unias.compat.trainer import validate_within_fit
+from tensor_sizes import TensorSizes
 
 PLACE = Path(anomalib_unias.compat.__file__).parent
 
@@ -592,19 +592,11 @@ def test_the_benchmark_of_anomalib_still_takes_plain_values_alone() -> None:
 
 def test_anomalib_still_copies_all_patches_for_each_choice() -> None:
     """``farthest_points``."""
-    sizes = []
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            sizes.extend(each.numel() for each in (result,) if isinstance(each, torch.Tensor) and "sub" in str(func))
-            return result
-
     selection = KCenterGreedy(torch.rand(50, 1, 16), 0.1)
     selection.features = selection.embedding.flatten(1)
-    with Sizes():
+    with TensorSizes("sub") as recorded:
         selection.update_distances(0)
-    assert max(sizes) == 50 * 16
+    assert max(recorded.sizes) == 50 * 16
 
 
 # --- malformed input that libraries do not name: the crashes in benchmarks/results/robustness.csv ---------------------

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from anomalib.models.components import KCenterGreedy
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_unias.models.components import farthest_points
+from tensor_sizes import TensorSizes
 
 
 def test_choice_is_that_of_anomalib():
@@ -31,17 +31,9 @@ def test_all_points_can_be_chosen():
 
 
 def test_only_the_squares_take_memory_of_the_size_of_the_points():
-    sizes = []
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            sizes.extend(each.numel() for each in (result,) if isinstance(each, torch.Tensor))
-            return result
-
-    with Sizes():
+    with TensorSizes() as recorded:
         farthest_points(torch.randn(500, 16), 40)
-    assert [size for size in sizes if size > 500] == [500 * 16, 500 * 16]  # the points, their squares
+    assert [size for size in recorded.sizes if size > 500] == [500 * 16, 500 * 16]  # the points, their squares
 
 
 @pytest.mark.parametrize("count", [0, 8])

@@ -1,9 +1,11 @@
 """Prototypes of normal features, and what they do to the anomaly map."""
 
+import openvino as ov
 import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from anomalib_unias import UniAS
@@ -194,6 +196,31 @@ def test_prototypes_of_all_kinds_are_loaded_into_a_new_model():
     images = two_products(2, seed=1)
     for found, expected in zip(restored(images), chosen(images), strict=True):
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+class Exported(nn.Module):
+    def __init__(self, memory):
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, first, second, third):
+        return tuple(self.memory([first, second, third]))
+
+
+def test_an_export_compares_each_image_with_the_prototypes_of_its_kind(tmp_path):
+    model = Exported(choose(NormalPrototypes(CHANNELS, STRIDES, count=20), two_products(12))).eval()
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in CHANNELS)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(
+        model, tuple(two_products(2)), path, dynamo=True, dynamic_shapes=shapes, optimize=False, verbose=False
+    )
+    # This processor might compute in bfloat16 otherwise.
+    compiled = ov.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    both = two_products(3, seed=1)
+    for images in (both, [feature[4:5] for feature in both]):
+        found = compiled([feature.numpy() for feature in images])
+        for index, expected in enumerate(model(*images)):
+            torch.testing.assert_close(torch.from_numpy(found[index]), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_prototypes_of_a_version_without_kinds_are_one_kind(memory):
