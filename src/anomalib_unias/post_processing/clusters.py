@@ -65,13 +65,17 @@ class ImageClusters(nn.Module):
         self.radii: Tensor
 
     @classmethod
-    def fit(cls, descriptors: Tensor, unseen: Tensor, smallest: int = _SMALLEST_CLUSTER) -> "ImageClusters":
+    def fit(
+        cls, descriptors: Tensor, unseen: Tensor, smallest: int = _SMALLEST_CLUSTER, most_outliers: float = 1.0
+    ) -> "ImageClusters":
         """Find the clusters.
 
         Args:
             descriptors (Tensor): Descriptors of N normal images, ``(N, D)``.
             unseen (Tensor): Images that represent new images, ``(N,)`` bool; at least one.
             smallest (int): Smallest number of images in a cluster. Defaults to ``3``.
+            most_outliers (float): Largest share of images outside of all clusters; if there are more, all images are
+                one cluster. Defaults to ``1.0``: any share.
 
         Returns:
             ImageClusters: Fitted; the same descriptors give the same clusters.
@@ -81,7 +85,7 @@ class ImageClusters(nn.Module):
         scale = torch.where(spread > 0, 1 / spread, torch.zeros_like(spread)) / descriptors.shape[1] ** 0.5
         axes = _principal_axes((descriptors - origin) * scale)
         points = (descriptors - origin) * scale @ axes
-        centers = _centers(points, smallest)
+        centers = _centers(points, smallest, most_outliers)
         nearest = torch.cdist(points, centers).argmin(dim=1)
         whitening = _whitening(points - centers[nearest])
 
@@ -128,14 +132,16 @@ def _principal_axes(points: Tensor) -> Tensor:
     return torch.linalg.eigh(points.T @ points).eigenvectors.flip(dims=(1,))[:, :_DIMENSIONS]
 
 
-def _centers(points: Tensor, smallest: int) -> Tensor:
-    """Find the cluster means ``(K, P)`` of points ``(N, P)``; one cluster if HDBSCAN finds none."""
+def _centers(points: Tensor, smallest: int, most_outliers: float) -> Tensor:
+    """Find the cluster means ``(K, P)`` of points ``(N, P)``; one cluster if HDBSCAN finds none, or too few are in one."""
     if len(points) > _MOST_IMAGES:
         chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_MOST_IMAGES]
         points = points[chosen.sort().values]
     if len(points) < 2 * smallest:
         return points.mean(dim=0, keepdim=True)
     labels = torch.from_numpy(HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(points.numpy()))
+    if (labels < 0).double().mean() > most_outliers:
+        return points.mean(dim=0, keepdim=True)
     sizes = torch.bincount(labels[labels >= 0])
     largest = sizes.argsort(descending=True, stable=True)[:_MOST_CLUSTERS].tolist()
     means = [points[labels == k].mean(dim=0) for k in sorted(largest)]

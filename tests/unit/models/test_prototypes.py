@@ -168,6 +168,18 @@ def test_few_images_are_no_kind_of_their_own():
     assert len(choose(NormalPrototypes(CHANNELS, STRIDES, count=5), two_products(9)).kinds) == 1
 
 
+def test_groups_of_similar_images_within_a_product_are_no_kinds():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(60, sum(CHANNELS), generator=generator)
+    for start in (0, 12):  # twelve images are much like each other, and twelve others
+        images[start : start + 12] = images[start] + 0.01 * images[start : start + 12]
+    memory = NormalPrototypes(CHANNELS, STRIDES, count=5)
+    memory.fit_kinds(images)
+    assert len(memory.kinds) == 1
+    memory.fit_kinds(images[:24])
+    assert len(memory.kinds) == 2
+
+
 def test_many_kinds_share_the_memory_of_sixteen():
     view = NormalPrototypes(CHANNELS, STRIDES, count=20).views["deep"]
     kinds = torch.arange(40).repeat_interleave(30)

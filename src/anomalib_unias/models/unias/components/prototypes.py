@@ -15,6 +15,8 @@ _POOL = 60_000
 _AT_ONCE = 500
 # Fewer images are not a kind of their own.
 _SMALLEST_KIND = 10
+# Different products leave few images outside of all clusters; clusters within one product leave most of them.
+_MOST_OUTLIERS = 0.25
 # All kinds together have at most this many times the prototypes of one kind.
 _MOST_FULL_KINDS = 16
 # Number of patches from which the usual distance is estimated.
@@ -92,7 +94,7 @@ class NormalPrototypes(nn.Module):
             descriptors (torch.Tensor): ``(N, D)`` from :func:`~.post_processing.clusters.image_descriptors`.
         """
         new = torch.ones(len(descriptors), dtype=torch.bool)
-        self.kinds = ImageClusters.fit(descriptors.cpu(), new, _SMALLEST_KIND).to(descriptors.device)
+        self.kinds = ImageClusters.fit(descriptors.cpu(), new, _SMALLEST_KIND, _MOST_OUTLIERS).to(descriptors.device)
 
     def sample(self, features: Sequence[torch.Tensor], images: int) -> list[torch.Tensor]:
         """Draw random patches from a batch of images.
