@@ -133,7 +133,7 @@ def _principal_axes(points: Tensor) -> Tensor:
 
 
 def _centers(points: Tensor, smallest: int, most_outliers: float) -> Tensor:
-    """Find the cluster means ``(K, P)`` of points ``(N, P)``; one cluster if HDBSCAN finds none, or too few are in one."""
+    """Find the cluster means ``(K, P)`` of points ``(N, P)``; one cluster if HDBSCAN leaves too many out."""
     if len(points) > _MOST_IMAGES:
         chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_MOST_IMAGES]
         points = points[chosen.sort().values]
