@@ -208,15 +208,15 @@ class PrototypeView(nn.Module):
             lengths = [one.square().sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SQUARE).rsqrt() for one in patches]
             projected = [part * length / len(patches) ** 0.5 for part, length in zip(projected, lengths, strict=True)]
         reduced = torch.stack(projected).sum(dim=0) - self.mean @ self.components
-        prototypes, usual = (own if kind is None else own[kind] for own in (self.prototypes, self.usual))
         # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time so that the products fit in the CPU cache.
+        # |b|^2 is computed for all kinds, because it is a constant in exports then.
+        own = (self.prototypes, self.prototypes.square().sum(dim=-1, keepdim=True).mT, self.usual.square())
+        prototypes, squares, usual = own if kind is None else (constant[kind] for constant in own)
         points = reduced.flatten(1, 2)
-        nearest = [
-            (points @ (-2 * part).mT + part.square().sum(dim=-1).unsqueeze(1)).amin(dim=-1)
-            for part in prototypes.split(_AT_ONCE, dim=1)
-        ]
+        parts = zip(prototypes.split(_AT_ONCE, dim=1), squares.split(_AT_ONCE, dim=2), strict=True)
+        nearest = [(-2 * points @ part.mT + square).amin(dim=-1) for part, square in parts]
         squared = points.square().sum(dim=-1) + torch.stack(nearest).amin(dim=0)
-        distance = (squared / usual.square().unsqueeze(1)).clamp_min(_SMALLEST_DISTANCE**2).sqrt()
+        distance = (squared / usual.unsqueeze(1)).clamp_min(_SMALLEST_DISTANCE**2).sqrt()
         return distance.unflatten(1, reduced.shape[1:3]).unsqueeze(1)
 
     def describe(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
