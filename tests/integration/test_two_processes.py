@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from anomalib_unias import UniAS
 from anomalib_unias.metrics import PixelMetrics, UnifiedEvaluator
+from anomalib_unias.models.unias.components import NormalPrototypes, PrototypeSelection
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
 
 IMAGES = make_images(count=7, size=48, categories=("a", "b"))  # the second process sees one image less than the first
@@ -93,9 +94,26 @@ def evaluation_of_two() -> dict[str, object]:
     }
 
 
+def choose_prototypes(images: slice) -> dict[str, torch.Tensor]:
+    """Choose from images of two products, which alternate."""
+    torch.manual_seed(0)
+    features = [torch.randn(48, 6, side, side) for side in (16, 8)]
+    for feature in features:
+        feature[1::2] += 5
+    prototypes = NormalPrototypes((6, 6), (4, 8), count=60)
+    selection = PrototypeSelection(prototypes, batches=1)
+    part = [feature[images] for feature in features]
+    selection.first_pass(part)
+    selection.end_first_pass()
+    selection.second_pass(part)
+    selection.end_second_pass()
+    return prototypes.state_dict()
+
+
 def one_of_two_processes(folder: Path) -> None:
     """Everything in one pair of processes: the imports of a process take longer than all that it does."""
     found = {"evaluation": evaluation_of_two()}
+    found["prototypes"] = choose_prototypes([slice(0, 20), slice(20, 48)][torch.distributed.get_rank()])
     found |= {"training": train(machines=2), "calibration": calibrate(2, folder / "products", folder / "two")}
     torch.save(found, folder / f"{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()
@@ -135,6 +153,19 @@ def test_calibration_is_the_same(folder: Path) -> None:
         for key in one:
             if "calibration" in key:
                 torch.testing.assert_close(one[key], two[key], rtol=0.05, atol=0.05)
+
+
+def test_prototypes_are_chosen_from_the_images_of_both(folder: Path) -> None:
+    expected = choose_prototypes(slice(None))
+    assert len(expected["kinds.centers"]) == 2
+    for found in both(folder, "prototypes"):
+        torch.testing.assert_close(found["kinds.centers"], expected["kinds.centers"], atol=1e-3, rtol=1e-3)
+        for name in ("all", "finest", "deepest"):
+            axes, expected_axes = (state[f"views.{name}.components"] for state in (found, expected))
+            torch.testing.assert_close(axes @ axes.mT, expected_axes @ expected_axes.mT, atol=1e-3, rtol=1e-3)
+            # The choice starts from a random patch.
+            usual, expected_usual = (state[f"views.{name}.usual"] for state in (found, expected))
+            torch.testing.assert_close(usual, expected_usual, atol=0, rtol=0.1)
 
 
 def test_evaluator_counts_every_image_once(folder: Path) -> None:
