@@ -101,7 +101,7 @@ def choose_prototypes(images: slice) -> dict[str, torch.Tensor]:
     for feature in features:
         feature[1::2] += 5
     prototypes = NormalPrototypes((6, 6), (4, 8), count=60)
-    selection = PrototypeSelection(prototypes, batches=1)
+    selection = PrototypeSelection(prototypes, batches=2)
     part = [feature[images] for feature in features]
     selection.first_pass(part)
     selection.end_first_pass()

@@ -201,6 +201,18 @@ def test_a_kind_without_images_takes_the_prototypes_of_its_neighbour():
         assert torch.cdist(view.prototypes[1], view.prototypes[0]).amin(dim=1).max() < view.usual[0] * 3
 
 
+def test_a_kind_may_have_no_images_in_the_second_pass():
+    """Random augmentations differ between the passes."""
+    memory = NormalPrototypes(CHANNELS, STRIDES, count=20)
+    selection = PrototypeSelection(memory, batches=1)
+    selection.first_pass(two_products(12))
+    selection.end_first_pass()
+    selection.second_pass([feature[:12] for feature in two_products(12)])
+    selection.end_second_pass()
+    assert all(view.prototypes.shape[0] == 2 and view.prototypes.isfinite().all() for view in memory.views.values())
+    assert all(view.prototypes.std(dim=1).min() > 0 for view in memory.views.values())
+
+
 def test_prototypes_of_all_kinds_are_loaded_into_a_new_model():
     chosen = choose(NormalPrototypes(CHANNELS, STRIDES, count=20), two_products(12))
     restored = NormalPrototypes(CHANNELS, STRIDES, count=20)

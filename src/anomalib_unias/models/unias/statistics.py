@@ -31,7 +31,7 @@ def learn_statistics(module: "UniAS") -> None:
     sums = [torch.zeros(count, device=module.device) for count in module.model.backbone.channels]
     batches, examples, selection = 0, [], None
     if prototypes is not None and fits_prototypes:
-        selection = PrototypeSelection(prototypes, len(loader))
+        selection = PrototypeSelection(prototypes, len(loader) * trainer.world_size)
     with torch.random.fork_rng(), torch.no_grad():
         for batch in islice(loader, None if fits_prototypes else _SCALING_BATCHES):
             features = module.stored_features(batch) or module.frozen_features(batch.image)

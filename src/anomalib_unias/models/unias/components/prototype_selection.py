@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import distributed
 
 from anomalib_unias.metrics.collection import of_all_processes
 from anomalib_unias.post_processing.clusters import image_descriptors
@@ -23,7 +22,7 @@ class PrototypeSelection:
 
     Args:
         prototypes (NormalPrototypes): Changed in place by :meth:`end_first_pass` and :meth:`end_second_pass`.
-        batches (int): Number of batches of training images in this process.
+        batches (int): Number of batches of training images, of all processes together.
     """
 
     def __init__(self, prototypes: NormalPrototypes, batches: int) -> None:
@@ -33,9 +32,7 @@ class PrototypeSelection:
         self._samples: list[list[torch.Tensor]] = []
         self._patches: list[list[Patches]] = []
         self._counts = torch.zeros(0)
-        self._position = 0
-        self._processes = distributed.get_world_size() if distributed.is_initialized() else 1
-        self._rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self._images = 0
 
     def first_pass(self, features: Sequence[torch.Tensor]) -> None:
         """Look at some images.
@@ -43,7 +40,7 @@ class PrototypeSelection:
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
         """
-        images = self._batches * len(features[0]) * self._processes
+        images = self._batches * len(features[0])
         self._descriptors.append(image_descriptors(features).cpu())
         self._samples.append([view.cpu() for view in self._prototypes.sample(features, images)])
 
@@ -67,9 +64,8 @@ class PrototypeSelection:
         """
         kinds = self._prototypes.kinds(features).cluster.cpu()
         share = min(_MOST_OF_ONE_KIND, _MOST / int((self._counts > 0).sum())) / self._counts[kinds].clamp(min=1)
-        first = self._position * self._processes + self._rank
-        images = first + self._processes * torch.arange(len(kinds))
-        self._position += len(kinds)
+        images = self._images + torch.arange(len(kinds))
+        self._images += len(kinds)
         points = (view.project(features).cpu() for view in self._prototypes.list_views())
         self._patches.append([_draw(view, kinds, images, share.ceil().long()) for view in points])
 
@@ -77,11 +73,13 @@ class PrototypeSelection:
         """Choose the prototypes."""
         kinds = self._prototypes.kinds
         device = kinds.centers.device
-        # No image may be nearest to the centre of a kind: it gets the prototypes of its nearest neighbour.
-        source = kinds.nearest_among(self._counts.nonzero().flatten().to(device)).tolist()
         for view, batches in zip(self._prototypes.list_views(), zip(*self._patches, strict=True), strict=True):
-            everything = of_all_processes(Patches.join(batches))
-            view.fit(Patches(*(part.to(device) for part in Patches.join(everything))), source)
+            parts = of_all_processes(Patches.join(batches))
+            # Every process has counted its images from 0.
+            parts = [part._replace(image=part.image * len(parts) + rank) for rank, part in enumerate(parts)]
+            patches = Patches(*(field.to(device) for field in Patches.join(parts)))
+            # No image may be nearest to the centre of a kind: it gets the prototypes of its nearest neighbour.
+            view.fit(patches, kinds.nearest_among(patches.kind.unique()).tolist())
         self._patches.clear()
 
 

@@ -152,7 +152,7 @@ class PrototypeView(nn.Module):
         strides (Sequence[int]): Image pixels per feature pixel of each level.
         levels (Sequence[int]): Indices of the levels that are used.
         grid_stride (int): Image pixels per patch, along each side.
-        count (int): Number of prototypes.
+        count (int): Number of prototypes of each kind of image.
         length (int): Maximum number of principal components.
         by_direction (bool): Whether feature vectors are normalised to the same length, level by level. Defaults to
             ``False``.
@@ -288,12 +288,12 @@ class PrototypeView(nn.Module):
         return (self.describe(features).flatten(1, 2) - self.mean) @ self.components
 
     @torch.no_grad()
-    def fit(self, patches: "Patches", source: Sequence[int] = (0,)) -> None:
+    def fit(self, patches: "Patches", source: Sequence[int]) -> None:
         """Choose the prototypes of every kind so that none of its normal patches is far from all of them.
 
         Args:
             patches (Patches): Patches of normal images.
-            source (Sequence[int]): Kind whose patches are used, for each kind. Defaults to ``(0,)``: there is only one.
+            source (Sequence[int]): Kind whose patches are used, for each kind.
         """
         self.make_room(len(source))
         for index, kind in enumerate(source):
