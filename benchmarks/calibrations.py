@@ -1,6 +1,7 @@
 """Calibrations of one trained model, all applied to the same anomaly maps. Only this module uses CADA's internals.
 
-All models are trained without the images that CADA holds out, a tenth of each category.
+All models are trained without the images that CADA holds out, a tenth of each category. A model that can score its
+training images as if they were new is calibrated by default with these, as :class:`~anomalib_unias.UniASLite` does.
 """
 
 import time
@@ -39,9 +40,16 @@ class Recorder(CadaPostProcessor):
 
     Args:
         seed (int): Seed of the selection of held-out images.
+
+    Attributes:
+        data: Data of the training images and the held-out images.
+        default_data: Data that the default calibration is fitted to.
+        levels: The default calibration.
+        seconds: Time of :meth:`on_train_end`.
     """
 
     data: CalibrationData
+    default_data: CalibrationData
     levels: LevelCalibration
     seconds = 0.0
 
@@ -53,10 +61,16 @@ class Recorder(CadaPostProcessor):
         """Fit, and measure the time, which does not count as training time."""
         started = time.perf_counter()
         super().on_train_end(trainer, pl_module)
-        self.levels = fit_calibration(self.data, replace(self.options(), **_VARIANTS[DEFAULT]))
+        self.default_data = self.data
         run = CalibrationRun(self, trainer)
-        training, held_out = run.images().values()
-        run.set_powers(self.levels, ModelRuns(trainer, pl_module, self.tap), held_out, training)
+        leave_one_out = getattr(pl_module.model, "can_leave_out", False)
+        runs = ModelRuns(trainer, pl_module, self.tap, leave_one_out=leave_one_out)
+        training, unseen = run.images().values()
+        if leave_one_out:
+            unseen = training
+            self.default_data = runs.collect({"training": training}, keep_maps=False)
+        self.levels = fit_calibration(self.default_data, replace(self.options(), **_VARIANTS[DEFAULT]))
+        run.set_powers(self.levels, runs, unseen, training)
         self.seconds = time.perf_counter() - started
 
     def fit(self, data: CalibrationData) -> Calibration:
@@ -194,7 +208,7 @@ def statistics_of(maps: Tensor) -> Tensor:
 
 
 def thresholds(recorder: Recorder, rate: float) -> dict[str, float]:
-    """Compute thresholds from the held-out images as ``CadaPostProcessor`` does, without and with calibration.
+    """Compute thresholds from normal images as ``CadaPostProcessor`` does, without and with calibration.
 
     Args:
         recorder (Recorder): Recorder of a trained model.
@@ -203,13 +217,13 @@ def thresholds(recorder: Recorder, rate: float) -> dict[str, float]:
     Returns:
         dict[str, float]: Name of the calibration -> threshold.
     """
-    data, levels = recorder.data, recorder.levels
+    data, levels = recorder.default_data, recorder.levels
     scores = data.scores[data.unseen]
     cluster = levels.clusters.assign(data.descriptors[data.unseen]).cluster
     level = levels.score_levels[cluster] - own_influence(levels, data)
     calibrated = scores / level.exp() if levels.score_logarithm else scores - level
     found = {}
-    for kind, values in ((NONE, scores), (DEFAULT, calibrated)):
+    for kind, values in ((NONE, recorder.data.scores[recorder.data.unseen]), (DEFAULT, calibrated)):
         metric = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=rate)
         normal = torch.zeros(len(values), dtype=torch.bool)
         metric.update(ImageBatch(image=torch.zeros(len(values), 3, 1, 1), pred_score=values, gt_label=normal))

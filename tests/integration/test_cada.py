@@ -18,7 +18,7 @@ from anomalib.post_processing import PostProcessor
 from cada_detector import Detector, make_data, make_detector, make_engine, write_images
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from anomalib_unias import CadaPostProcessor, UniAS
+from anomalib_unias import CadaPostProcessor, UniAS, UniASLite
 from anomalib_unias.post_processing import (
     CalibrationDataError,
     CategoryNeededError,
@@ -242,6 +242,7 @@ def test_runs_limited_by_steps_are_calibrated(root: Path, tmp_path: Path) -> Non
         ({"feature_layer": "nowhere"}, FeatureLayerError, "encoder"),
         ({"feature_layer": None}, FeatureLayerError, "candidates: encoder"),
         ({"targets": "validation"}, CalibrationDataError, "test set"),
+        ({"targets": "leave_one_out"}, CalibrationDataError, "UniAS with prototypes"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(
@@ -265,6 +266,33 @@ def test_what_cannot_work_is_said_before_training(
 def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         CadaPostProcessor(**arguments)
+
+
+def test_training_images_are_scored_without_their_own_prototypes(root: Path, tmp_path: Path) -> None:
+    small = {"hidden_dim": 16, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3, "visualizer": False}
+    recorder = Recorder(targets="leave_one_out")
+    model = UniAS((64, 64), "resnet18", False, post_processor=recorder, prototypes=300, **small)
+    data = make_data(root)
+    make_engine(tmp_path, max_epochs=2).fit(model, datamodule=data)
+    assert recorder.data.unseen.tolist() == 18 * [True]  # no image is held out
+    images = model.pre_processor(torch.stack([item.image for item in data.train_data]))
+    paths = data.train_data.samples["image_path"].tolist()
+    with torch.no_grad():
+        left_out = model.eval().model.forward_left_out(images, paths).pred_score
+        known = model.model.forward(images).pred_score
+        calibrated = model.model(images).pred_score
+    torch.testing.assert_close(recorder.data.scores, left_out, rtol=1e-3, atol=0)
+    assert (left_out >= known).all()
+    assert left_out.mean() > 1.01 * known.mean()
+    # The lowest rate that 18 images can promise: none of them is above the threshold.
+    scores = (recorder.data.scores * calibrated / known).max()
+    assert recorder.image_threshold > scores
+
+
+def test_the_preset_calibrates_without_held_out_images() -> None:
+    small = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64), "neighbor_mask_size": 3}
+    assert UniASLite(**small).post_processor.targets == "leave_one_out"
+    assert UniASLite(**small, prototypes=0).post_processor.targets == "held_out"
 
 
 def test_validation_images_can_be_the_targets(root: Path, tmp_path: Path) -> None:

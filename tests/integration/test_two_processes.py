@@ -105,7 +105,7 @@ def choose_prototypes(images: slice) -> dict[str, torch.Tensor]:
     part = [feature[images] for feature in features]
     selection.first_pass(part)
     selection.end_first_pass()
-    selection.second_pass(part)
+    selection.second_pass(part, torch.arange(48)[images])
     selection.end_second_pass()
     return prototypes.state_dict()
 

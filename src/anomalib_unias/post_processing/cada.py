@@ -40,7 +40,8 @@ class CadaPostProcessor(CalibratedPostProcessor):
             ``"std"`` mean and standard deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
         targets (Targets): Images whose statistics are the targets: the ``"training"`` images as in the paper, normal
             images that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
-            Defaults to ``"held_out"``.
+            ``"leave_one_out"`` takes the training images too, but scores each of them as if the model had not seen
+            it, which only UniAS with prototypes can. Defaults to ``"held_out"``.
         held_out_fraction (float): Share of the normal training images of each category that is held out.
             Defaults to ``0.1``.
         image_score (ScoreSource | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``,
@@ -65,8 +66,8 @@ class CadaPostProcessor(CalibratedPostProcessor):
         enable_threshold_matching (bool): Defaults to ``True``.
         image_sensitivity (float): Defaults to ``0.5``.
         pixel_sensitivity (float): Defaults to ``0.5``.
-        threshold (Literal["f1", "false_alarm_rate"]): ``false_alarm_rate`` uses the held-out images, or the validation
-            images if none are held out. Defaults to ``"false_alarm_rate"``.
+        threshold (Literal["f1", "false_alarm_rate"]): ``false_alarm_rate`` uses the images of ``targets``, or the
+            validation images if these are the ``"training"`` images. Defaults to ``"false_alarm_rate"``.
         false_alarm_rate (float): Defaults to ``0.01``.
 
     Raises:
@@ -153,13 +154,13 @@ class CadaPostProcessor(CalibratedPostProcessor):
             stage (str): ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            CalibrationDataError: If the targets need a datamodule and there is none, or if they need validation images
-                and these are the test images.
+            CalibrationDataError: If the targets need a datamodule and there is none, if they need validation images
+                and these are the test images, or if they need a model that can leave images out.
             HeldOutError: If a category has a single normal image.
         """
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            CalibrationRun(self, trainer).prepare()
+            CalibrationRun(self, trainer).prepare(cast("AnomalibModule", pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the calibration when a run is resumed: the model is going to change."""

@@ -45,16 +45,27 @@ class CalibrationRun:
         self._trainer = trainer
         self._datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
 
-    def prepare(self) -> None:
-        """Hold images out before the training, or check the validation images.
+    def prepare(self, module: AnomalibModule) -> None:
+        """Hold images out before the training, or check that this is not necessary.
+
+        Args:
+            module (AnomalibModule): The model that is going to be trained.
 
         Raises:
-            CalibrationDataError: If the targets need a datamodule and there is none, or if they need validation images
-                and these are the test images.
+            CalibrationDataError: If the targets need a datamodule and there is none, if they need validation images
+                and these are the test images, or if they need a model that can leave images out.
             HeldOutError: If a category has a single normal image.
         """
         targets, datamodule = self._post_processor.targets, self._datamodule
         if targets == "training":
+            return
+        if targets == "leave_one_out":
+            if not getattr(module.model, "can_leave_out", False):
+                msg = (
+                    f"targets='leave_one_out' needs a model that can score a training image as if it were new, which "
+                    f"{type(module).__name__} cannot. Use UniAS with prototypes, or targets='held_out'."
+                )
+                raise CalibrationDataError(msg)
             return
         if not isinstance(datamodule, AnomalibDataModule):
             msg = f"targets={targets!r} needs a datamodule of anomalib. Give one to fit, or use targets='training'."
@@ -79,9 +90,9 @@ class CalibrationRun:
         """
         cada, trainer = self._post_processor, self._trainer
         step = load_best_weights(trainer, module)
-        runs = ModelRuns(trainer, module, cada.tap)
+        runs = ModelRuns(trainer, module, cada.tap, leave_one_out=cada.targets == "leave_one_out")
         images = self.images()
-        *_, unseen = images.values()  # the training images themselves if targets="training"
+        *_, unseen = images.values()  # the training images themselves for "training" and "leave_one_out"
         data = runs.collect(images, keep_maps=cada.options().needs_maps)
         calibration = cada.calibration = cada.fit(data).to(module.device)
         if isinstance(calibration, LevelCalibration):

@@ -22,7 +22,7 @@ _SMALLEST_SHARE = 1e-3
 
 Variant = Literal["cada", "cada_b", "cada_a"]
 Predictor = Literal["clusters", "regressor"]
-Targets = Literal["training", "held_out", "validation"]
+Targets = Literal["training", "held_out", "leave_one_out", "validation"]
 
 _CLASSES: dict[str, type[Calibration]] = {
     kind.__name__: kind for kind in (ClassifierCalibration, LevelCalibration, RegressorCalibration, TableCalibration)

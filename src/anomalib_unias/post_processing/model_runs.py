@@ -1,6 +1,6 @@
 """Runs a trained model without calibration on the images that a calibration is fitted to."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
 from typing import Any, cast
@@ -33,18 +33,25 @@ class ModelRuns:
         trainer (Trainer): Trainer at the end of training.
         module (AnomalibModule): The model.
         tap (FeatureTap): Hook in the encoder of the model.
+        leave_one_out (bool): Whether normal images are scored as if the model had not been trained on them. The model
+            needs the method ``forward_left_out``, see :class:`~anomalib_unias.models.unias.torch_model.UniASModel`.
+            Defaults to ``False``.
     """
 
-    def __init__(self, trainer: Trainer, module: AnomalibModule, tap: FeatureTap) -> None:
+    def __init__(
+        self, trainer: Trainer, module: AnomalibModule, tap: FeatureTap, *, leave_one_out: bool = False
+    ) -> None:
         self._trainer = trainer
         self._module = module
         self._tap = tap
+        self._leave_one_out = leave_one_out
 
     def collect(self, images: Mapping[str, AnomalibDataset], *, keep_maps: bool) -> CalibrationData:
         """Run the model on the normal images of some data sets; the processes of a run share the work.
 
         Args:
-            images (Mapping[str, AnomalibDataset]): Data sets by name. All but ``"training"`` are unseen.
+            images (Mapping[str, AnomalibDataset]): Data sets by name. All but ``"training"`` are unseen, or all with
+                ``leave_one_out``.
             keep_maps (bool): Whether to keep the deepest feature maps.
 
         Returns:
@@ -56,8 +63,8 @@ class ModelRuns:
                 collect(
                     dataset,
                     self._loader,
-                    self._run,
-                    unseen=name != "training",
+                    self._run_normal,
+                    unseen=self._leave_one_out or name != "training",
                     keep_maps=keep_maps,
                     rank=self._trainer.global_rank,
                     processes=self._trainer.world_size,
@@ -87,7 +94,7 @@ class ModelRuns:
             found.append(_example(batch, features, output, clusters))
         defects = SyntheticDefects(source, (height, width), _EXAMPLES, seed)
         loader: Any = DataLoader(defects, self._loader.batch_size, collate_fn=_as_batch)
-        for batch, (features, output) in self._outputs(loader, "synthetic defects"):
+        for batch, (features, output) in self._outputs(loader, self._run, "synthetic defects"):
             found.append(_example(batch, features, output, clusters))
         return reduce(add, found)
 
@@ -107,15 +114,24 @@ class ModelRuns:
             num_workers=self._loader.num_workers,
             collate_fn=self._loader.collate_fn,
         )
-        yield from self._outputs(loader, name)
+        yield from self._outputs(loader, self._run_normal, name)
 
-    def _outputs(self, loader: DataLoader, name: str) -> Iterator[tuple[ImageBatch, ModelOutput]]:
+    def _outputs(
+        self, loader: DataLoader, run: Callable[[ImageBatch], ModelOutput], name: str
+    ) -> Iterator[tuple[ImageBatch, ModelOutput]]:
         with preserved_modes(self._module), self._progress() as progress:
             self._module.eval()
             for batch in progress.track(loader, description=f"CADA: {name}"):
-                yield batch, self._run(batch)
+                yield batch, run(batch)
 
-    def _run(self, batch: ImageBatch) -> ModelOutput:
+    def _run_normal(self, batch: ImageBatch) -> ModelOutput:
+        """Get features and uncalibrated output for a batch of normal images."""
+        if not self._leave_one_out:
+            return self._run(batch)
+        model: Any = self._module.model
+        return self._run(batch, partial(model.forward_left_out, paths=batch.image_path))
+
+    def _run(self, batch: ImageBatch, forward: Callable[[Tensor], InferenceBatch] | None = None) -> ModelOutput:
         """Get features and uncalibrated output for a batch."""
         batch = self._trainer.strategy.batch_to_device(batch)
         images = cast("Tensor", batch.image)
@@ -125,7 +141,7 @@ class ModelRuns:
         with torch.no_grad(), self._trainer.precision_plugin.val_step_context():
             self._tap.clear()
             # forward() instead of a call of the model, whose hooks would take the features.
-            output: InferenceBatch = self._module.model.forward(images)
+            output = (forward or self._module.model.forward)(images)
         return self._tap.take(len(images)), output
 
     @property

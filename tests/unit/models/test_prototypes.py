@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from anomalib_unias import UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
-from anomalib_unias.models.unias.components import NormalPrototypes, Patches, PrototypeSelection
+from anomalib_unias.models.unias.components import NormalPrototypes, Patches, PrototypeSelection, image_numbers
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
@@ -24,11 +24,11 @@ def features(count, seed=0):
 
 
 def choose(memory, images):
-    """Choose prototypes from images, given as one batch."""
+    """Choose prototypes from images, given as one batch; their numbers are 0, 1, ..."""
     selection = PrototypeSelection(memory, batches=1)
     selection.first_pass(images)
     selection.end_first_pass()
-    selection.second_pass(images)
+    selection.second_pass(images, torch.arange(len(images[0])))
     selection.end_second_pass()
     return memory
 
@@ -149,6 +149,40 @@ def test_what_is_normal_for_another_product_is_not_normal_here():
     assert all(after > 1.5 * before for before, after in found.values())
 
 
+def test_prototypes_of_an_image_can_be_left_out():
+    images = two_products(12)
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=20), images)
+    kinds = memory.kinds(images).cluster
+    for view, found in zip(memory.views.values(), memory(images, torch.arange(24)), strict=True):
+        patches = (view.describe(images) - view.mean) @ view.components
+        for image, kind in enumerate(kinds):
+            others = view.prototypes[kind][view.source[kind] != image]
+            expected = torch.cdist(patches[image].flatten(0, 1), others).amin(dim=1) / view.usual[kind]
+            torch.testing.assert_close(found[image].flatten(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_without_its_prototypes_a_training_image_is_as_far_away_as_a_new_one():
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=1000), features(20))
+    known, new = memory(features(20)), memory(features(20, seed=1))
+    for seen, left_out, unseen in zip(known, memory(features(20), torch.arange(20)), new, strict=True):
+        assert seen.mean() < 0.97 * unseen.mean()
+        torch.testing.assert_close(left_out.mean(), unseen.mean(), rtol=0.05, atol=0)
+    unknown = memory(features(20, seed=1), torch.arange(100, 120))
+    assert all(torch.equal(one, other) for one, other in zip(unknown, new, strict=True))
+
+
+def test_prototypes_are_not_left_out_if_there_are_no_others():
+    memory = choose(NormalPrototypes(CHANNELS, STRIDES, count=20), features(1))
+    found = memory(features(1), torch.arange(1))
+    assert all(torch.equal(one, other) for one, other in zip(found, memory(features(1)), strict=True))
+
+
+def test_images_are_numbered_by_their_paths():
+    numbers = image_numbers(["a/000.png", "b/000.png", "a/001.png", "a/000.png"])
+    assert len(numbers.unique()) == 3
+    assert numbers[0] == numbers[3]
+
+
 def test_usual_distance_is_that_of_each_kind():
     images = two_products(12)
     for feature in images:
@@ -194,7 +228,7 @@ def test_a_kind_without_images_takes_the_prototypes_of_its_neighbour():
     selection.end_first_pass()
     memory.kinds.centers[1] = 1e6
     selection._counts = torch.tensor([24, 0])
-    selection.second_pass(two_products(12))
+    selection.second_pass(two_products(12), torch.arange(24))
     selection.end_second_pass()
     for view in memory.views.values():
         torch.testing.assert_close(view.usual[1], view.usual[0], rtol=0.3, atol=0)
@@ -207,7 +241,7 @@ def test_a_kind_may_have_no_images_in_the_second_pass():
     selection = PrototypeSelection(memory, batches=1)
     selection.first_pass(two_products(12))
     selection.end_first_pass()
-    selection.second_pass([feature[:12] for feature in two_products(12)])
+    selection.second_pass([feature[:12] for feature in two_products(12)], torch.arange(12))
     selection.end_second_pass()
     assert all(view.prototypes.shape[0] == 2 and view.prototypes.isfinite().all() for view in memory.views.values())
     assert all(view.prototypes.std(dim=1).min() > 0 for view in memory.views.values())
@@ -256,6 +290,15 @@ def test_prototypes_of_a_version_without_kinds_are_one_kind(memory):
     restored.load_state_dict(saved)
     for found, expected in zip(restored(features(2, seed=1)), memory(features(2, seed=1)), strict=True):
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+def test_prototypes_of_a_version_that_did_not_save_their_images(memory):
+    saved = {name: value for name, value in memory.state_dict().items() if not name.endswith(".source")}
+    restored = choose(NormalPrototypes(CHANNELS, STRIDES, count=50), two_products(12))
+    restored.load_state_dict(saved)
+    for found, expected in zip(restored(features(2, seed=1)), memory(features(2, seed=1)), strict=True):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    assert not restored.knows_images
 
 
 def test_only_the_view_by_direction_leaves_brightness_out(memory):

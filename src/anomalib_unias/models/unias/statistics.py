@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .components import PrototypeSelection
+from .components import PrototypeSelection, image_numbers
 from .components.principal_components import start_from_principal_components
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def learn_statistics(module: "UniAS") -> None:
         if prototypes is not None and selection is not None:
             selection.end_first_pass()
             for batch in loader:
-                selection.second_pass(module.stored_features(batch) or module.frozen_features(batch.image))
+                features = module.stored_features(batch) or module.frozen_features(batch.image)
+                selection.second_pass(features, image_numbers(batch.image_path))
             selection.end_second_pass()
             # Each process has started the selection from a different patch.
             prototypes.load_state_dict(trainer.strategy.broadcast(prototypes.state_dict()))

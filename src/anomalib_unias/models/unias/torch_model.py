@@ -1,7 +1,7 @@
 """UniAS as a plain PyTorch module."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -11,7 +11,7 @@ from anomalib_unias.backbones import FeaturePyramid
 from anomalib_unias.models.components import FeatureJitter, ImageScore, check_image_score, score_of_map, token_grid
 
 from .anomaly_map import AnomalyMapGenerator
-from .components import FeatureFilter, FeatureScaler, NormalPrototypes, UniASDecoder
+from .components import FeatureFilter, FeatureScaler, NormalPrototypes, UniASDecoder, image_numbers
 from .components.decoder import ReconstructionHead
 from .components.local_block import LocalBlock
 
@@ -138,11 +138,15 @@ class UniASModel(nn.Module):
             [patch_sizes[index] for index in self.decoder.reconstructed], image_size, blur_maps, level_weights
         )
 
-    def forward(self, images: torch.Tensor) -> InferenceBatch | tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def forward(
+        self, images: torch.Tensor, left_out: torch.Tensor | None = None
+    ) -> InferenceBatch | tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Reconstruct the features of normalised images.
 
         Args:
             images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
+            left_out (torch.Tensor | None): In eval mode, the training image whose prototypes are left out, for each
+                image; see :class:`NormalPrototypes`. Defaults to ``None``.
 
         Returns:
             InferenceBatch | tuple[list[torch.Tensor], list[torch.Tensor]]: In eval mode the image score
@@ -154,9 +158,38 @@ class UniASModel(nn.Module):
         if self.training:
             return targets, reconstructions
 
-        distances = () if self.prototypes is None else self.prototypes(features)
+        distances = () if self.prototypes is None else self.prototypes(features, left_out)
         anomaly_map = self.anomaly_map_generator(targets, reconstructions, distances)
         return InferenceBatch(pred_score=score_of_map(anomaly_map, self.image_score), anomaly_map=anomaly_map)
+
+    @property
+    def can_leave_out(self) -> bool:
+        """Whether :meth:`forward_left_out` works: the model has prototypes."""
+        return self.prototypes is not None
+
+    def forward_left_out(self, images: torch.Tensor, paths: Sequence[str]) -> InferenceBatch:
+        """Compute maps and scores, without hooks, as if the prototypes had been chosen without the image itself.
+
+        The distance of a training image to the prototypes is then that of a new image; the decoder has still been
+        trained on it.
+
+        Args:
+            images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.
+            paths (Sequence[str]): Their paths, as in training.
+
+        Returns:
+            InferenceBatch: As :meth:`forward` in eval mode.
+
+        Raises:
+            ValueError: If there are no prototypes whose training images are known.
+        """
+        if self.prototypes is None or not self.prototypes.knows_images:
+            msg = (
+                "There are no prototypes whose training images are known: their checkpoint is from an earlier version, "
+                "or the model has none. Train again, or calibrate with other targets, such as 'held_out'."
+            )
+            raise ValueError(msg)
+        return cast("InferenceBatch", self.forward(images, image_numbers(paths).to(images.device)))
 
     def extract(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Compute the features to reconstruct, which can be cached for training.

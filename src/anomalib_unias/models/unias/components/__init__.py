@@ -7,7 +7,7 @@ from .local_block import MultiGranularityBlock, build_local_block
 from .patch_embedding import PatchEmbedding
 from .pixel_decoder import PixelDecoder
 from .prototype_selection import PrototypeSelection
-from .prototypes import NormalPrototypes, Patches
+from .prototypes import NormalPrototypes, Patches, image_numbers
 from .query import LearnedQuery, SampleAwareQuery
 from .reconstruction import ResizeHead, TransposedHead
 
@@ -27,4 +27,5 @@ __all__ = [
     "TransposedHead",
     "UniASDecoder",
     "build_local_block",
+    "image_numbers",
 ]

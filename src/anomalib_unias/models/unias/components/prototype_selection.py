@@ -32,7 +32,6 @@ class PrototypeSelection:
         self._samples: list[list[torch.Tensor]] = []
         self._patches: list[list[Patches]] = []
         self._counts = torch.zeros(0)
-        self._images = 0
 
     def first_pass(self, features: Sequence[torch.Tensor]) -> None:
         """Look at some images.
@@ -56,16 +55,15 @@ class PrototypeSelection:
         )
         self._samples.clear()
 
-    def second_pass(self, features: Sequence[torch.Tensor]) -> None:
+    def second_pass(self, features: Sequence[torch.Tensor], images: torch.Tensor) -> None:
         """Collect patches of some images; the order and the batches may differ from the first pass.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+            images (torch.Tensor): A number for each image ``(B,)``, int64, see :func:`~.prototypes.image_numbers`.
         """
         kinds = self._prototypes.kinds(features).cluster.cpu()
         share = min(_MOST_OF_ONE_KIND, _MOST / int((self._counts > 0).sum())) / self._counts[kinds].clamp(min=1)
-        images = self._images + torch.arange(len(kinds))
-        self._images += len(kinds)
         points = (view.project(features).cpu() for view in self._prototypes.list_views())
         self._patches.append([_draw(view, kinds, images, share.ceil().long()) for view in points])
 
@@ -74,10 +72,8 @@ class PrototypeSelection:
         kinds = self._prototypes.kinds
         device = kinds.centers.device
         for view, batches in zip(self._prototypes.list_views(), zip(*self._patches, strict=True), strict=True):
-            parts = of_all_processes(Patches.join(batches))
-            # Every process has counted its images from 0.
-            parts = [part._replace(image=part.image * len(parts) + rank) for rank, part in enumerate(parts)]
-            patches = Patches(*(field.to(device) for field in Patches.join(parts)))
+            patches = Patches.join(of_all_processes(Patches.join(batches)))
+            patches = Patches(*(field.to(device) for field in patches))
             # No image may be nearest to the centre of a kind: it gets the prototypes of its nearest neighbour.
             view.fit(patches, kinds.nearest_among(patches.kind.unique()).tolist())
         self._patches.clear()
@@ -89,7 +85,7 @@ def _draw(points: torch.Tensor, kinds: torch.Tensor, images: torch.Tensor, count
     Args:
         points (torch.Tensor): All patches of a batch, ``(B, n, L)``.
         kinds (torch.Tensor): Kind of each image, ``(B,)``.
-        images (torch.Tensor): Index of each image, ``(B,)``.
+        images (torch.Tensor): Number of each image, ``(B,)``.
         counts (torch.Tensor): Number of patches of each image, ``(B,)``.
 
     Returns:

@@ -1,6 +1,7 @@
 """Prototypes of normal patches, in the features of the frozen network."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from math import ceil
 from typing import Any, NamedTuple, cast
 
@@ -74,18 +75,20 @@ class NormalPrototypes(nn.Module):
         self.kinds = ImageClusters(sum(channels), 1, 1)
         self.register_load_state_dict_pre_hook(_prepare)
 
-    def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, features: Sequence[torch.Tensor], left_out: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Compare with the prototypes.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
+            left_out (torch.Tensor | None): One number of :func:`image_numbers` for each image ``(B,)``, which is then
+                not compared with the prototypes from this training image. Defaults to ``None``.
 
         Returns:
             list[torch.Tensor]: ``(B, 1, h, w)`` for each view, at least 0.01; 1 is the usual distance of a normal
             patch.
         """
         kind = self.kinds(features).cluster if len(self.kinds) > 1 else None
-        return [view(features, kind) for view in self.list_views()]
+        return [view(features, kind, left_out) for view in self.list_views()]
 
     def fit_kinds(self, descriptors: torch.Tensor) -> None:
         """Find the kinds of images.
@@ -113,6 +116,11 @@ class NormalPrototypes(nn.Module):
         """Whether prototypes have been chosen."""
         return all(bool(view.fitted) for view in self.list_views())
 
+    @property
+    def knows_images(self) -> bool:
+        """Whether the training images of the prototypes are known."""
+        return all(bool(view.source.any()) for view in self.list_views())
+
     def prepare_for(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Make room for the kinds of images of a saved model, whose number has been found in its training.
 
@@ -130,8 +138,10 @@ class NormalPrototypes(nn.Module):
                     key = f"{prefix}views.{name}.{part}"
                     if key in state_dict and state_dict[key].ndim < ndim:
                         state_dict[key] = state_dict[key].unsqueeze(0)
-        for view in self.list_views():
+        for name, view in zip(self.views, self.list_views(), strict=True):
             view.make_room(len(self.kinds))
+            # Checkpoints of earlier versions do not have it.
+            state_dict.setdefault(f"{prefix}views.{name}.source", view.source)
 
     def list_views(self) -> "list[PrototypeView]":
         """Get the views in their order."""
@@ -183,18 +193,28 @@ class PrototypeView(nn.Module):
         self.components: torch.Tensor
         self.prototypes: torch.Tensor
         self.usual: torch.Tensor
+        self.source: torch.Tensor
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("components", torch.eye(width, length))
         self.register_buffer("prototypes", torch.zeros(1, count, length))
         self.register_buffer("usual", torch.ones(1))
+        # Number of the training image of each prototype.
+        self.register_buffer("source", torch.zeros(1, count, dtype=torch.int64))
 
-    def forward(self, features: Sequence[torch.Tensor], kind: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        features: Sequence[torch.Tensor],
+        kind: torch.Tensor | None = None,
+        left_out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Compare with the prototypes.
 
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
             kind (torch.Tensor | None): Kind of each image ``(B,)``, int64. Defaults to ``None``: there is only one.
+            left_out (torch.Tensor | None): Number of a training image for each image ``(B,)``, int64, whose prototypes
+                are left out, unless there are no others. Defaults to ``None``.
 
         Returns:
             torch.Tensor: ``(B, 1, h, w)``, the distance to the nearest prototype in the space of the principal
@@ -210,8 +230,12 @@ class PrototypeView(nn.Module):
         reduced = torch.stack(projected).sum(dim=0) - self.mean @ self.components
         # |a - b|^2 = |a|^2 + (|b|^2 - 2 ab), for a few prototypes at a time so that the products fit in the CPU cache.
         # |b|^2 is computed for all kinds, because it is a constant in exports then.
-        own = (self.prototypes, self.prototypes.square().sum(dim=-1, keepdim=True).mT, self.usual.square())
-        prototypes, squares, usual = own if kind is None else (constant[kind] for constant in own)
+        constants = (self.prototypes, self.prototypes.square().sum(dim=-1, keepdim=True).mT, self.usual.square())
+        prototypes, squares, usual = constants if kind is None else (constant[kind] for constant in constants)
+        if left_out is not None:
+            own = (self.source if kind is None else self.source[kind]) == left_out.unsqueeze(1)
+            own = own & ~own.all(dim=1, keepdim=True)
+            squares = torch.where(own.unsqueeze(1), torch.inf, squares)
         points = reduced.flatten(1, 2)
         parts = zip(prototypes.split(_AT_ONCE, dim=1), squares.split(_AT_ONCE, dim=2), strict=True)
         nearest = [(-2 * points @ part.mT + square).amin(dim=-1) for part, square in parts]
@@ -309,6 +333,7 @@ class PrototypeView(nn.Module):
         count = max(1, min(self.count, _MOST_FULL_KINDS * self.count // kinds))
         self.prototypes = self.prototypes.new_zeros(kinds, count, self.prototypes.shape[2])
         self.usual = self.usual.new_ones(kinds)
+        self.source = self.source.new_zeros(kinds, count)
 
     def _fit_kind(self, index: int, patches: "Patches") -> None:
         points, count = patches.points, self.prototypes.shape[1]
@@ -323,7 +348,7 @@ class PrototypeView(nn.Module):
         nearest = distances.masked_fill(same_image, torch.inf).amin(dim=1)
         if nearest.isinf().any():  # all prototypes are from one image
             nearest = distances.amin(dim=1)
-        self.prototypes[index] = points[chosen]
+        self.prototypes[index], self.source[index] = points[chosen], patches.image[chosen]
         spread = points.square().sum(dim=1).mean().sqrt()
         if spread > 0:
             self.usual[index] = nearest.square().mean().sqrt().clamp_min(_SMALLEST_USUAL * spread)
@@ -335,7 +360,7 @@ class Patches(NamedTuple):
     Attributes:
         points: Their principal components ``(n, L)``.
         kind: Kind of their image ``(n,)``, int64.
-        image: Index of their image ``(n,)``, int64.
+        image: Number of their image ``(n,)``, int64.
     """
 
     points: torch.Tensor
@@ -351,6 +376,19 @@ class Patches(NamedTuple):
         """Select the patches of one kind."""
         chosen = self.kind == kind
         return Patches(*(part[chosen] for part in self))
+
+
+def image_numbers(paths: Sequence[str]) -> torch.Tensor:
+    """Number training images by their paths, equally in all processes.
+
+    Args:
+        paths (Sequence[str]): Paths of B images.
+
+    Returns:
+        torch.Tensor: ``(B,)``, int64; different for different paths.
+    """
+    digests = [blake2b(str(path).encode(), digest_size=8).digest() for path in paths]
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests])
 
 
 def _prepare(prototypes: NormalPrototypes, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
