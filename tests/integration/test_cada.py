@@ -18,7 +18,7 @@ from anomalib.post_processing import PostProcessor
 from cada_detector import Detector, make_data, make_detector, make_engine, write_images
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from anomalib_unias import CadaPostProcessor, UniAS, UniASLite
+from anomalib_unias import CadaPostProcessor, UniAS, UniASLite, UnifiedDataModule
 from anomalib_unias.post_processing import (
     CalibrationDataError,
     CategoryNeededError,
@@ -287,6 +287,14 @@ def test_training_images_are_scored_without_their_own_prototypes(root: Path, tmp
     # The lowest rate that 18 images can promise: none of them is above the threshold.
     scores = (recorder.data.scores * calibrated / known).max()
     assert recorder.image_threshold > scores
+
+
+def test_a_single_image_cannot_be_left_out(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "products", train=1, good=1, defective=1)
+    data = UnifiedDataModule("MVTecAD", ["bright"], root=root, num_workers=0)
+    small = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64), "neighbor_mask_size": 3}
+    with pytest.raises(CalibrationDataError, match="there is only one"):
+        make_engine(tmp_path).fit(UniASLite(**small, prototypes=5, visualizer=False), datamodule=data)
 
 
 def test_the_preset_calibrates_without_held_out_images() -> None:

@@ -155,8 +155,8 @@ class CadaPostProcessor(CalibratedPostProcessor):
 
         Raises:
             CalibrationDataError: If the targets need a datamodule and there is none, if they need validation images
-                and these are the test images, or if they need a model that can leave images out.
-            HeldOutError: If a category has a single normal image.
+                and these are the test images, or if they need a model that can leave images out and several images.
+            HeldOutError: If a category has a single normal image and some are to be held out.
         """
         super().setup(trainer, pl_module, stage)
         if stage == "fit":

@@ -53,19 +53,14 @@ class CalibrationRun:
 
         Raises:
             CalibrationDataError: If the targets need a datamodule and there is none, if they need validation images
-                and these are the test images, or if they need a model that can leave images out.
-            HeldOutError: If a category has a single normal image.
+                and these are the test images, or if they need a model that can leave images out and several images.
+            HeldOutError: If a category has a single normal image and some are to be held out.
         """
         targets, datamodule = self._post_processor.targets, self._datamodule
         if targets == "training":
             return
         if targets == "leave_one_out":
-            if not getattr(module.model, "can_leave_out", False):
-                msg = (
-                    f"targets='leave_one_out' needs a model that can score a training image as if it were new, which "
-                    f"{type(module).__name__} cannot. Use UniAS with prototypes, or targets='held_out'."
-                )
-                raise CalibrationDataError(msg)
+            self._check_leave_one_out(module)
             return
         if not isinstance(datamodule, AnomalibDataModule):
             msg = f"targets={targets!r} needs a datamodule of anomalib. Give one to fit, or use targets='training'."
@@ -140,6 +135,21 @@ class CalibrationRun:
             power = choose_map_power(examples, calibration.map_levels.cpu(), calibration.map_logarithm)
         calibration.map_power.fill_(0.0 if power is None else power)
         calibration.score_power.fill_(self._post_processor.score_power)
+
+    def _check_leave_one_out(self, module: AnomalibModule) -> None:
+        if not getattr(module.model, "can_leave_out", False):
+            msg = (
+                f"targets='leave_one_out' needs a model that can score a training image as if it were new, which "
+                f"{type(module).__name__} cannot. Use UniAS with prototypes, or targets='held_out'."
+            )
+            raise CalibrationDataError(msg)
+        images = getattr(self._datamodule, "train_data", None)
+        if images is not None and len(images) == 1:
+            msg = (
+                "targets='leave_one_out' compares each training image with the others, and there is only one. Add "
+                "images, or use targets='training'."
+            )
+            raise CalibrationDataError(msg)
 
     def _held_out(self) -> AnomalibDataset:
         cada = self._post_processor
