@@ -1,6 +1,6 @@
 """Runs a trained model without calibration on the images that a calibration is fitted to."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
 from typing import Any, cast
@@ -63,7 +63,7 @@ class ModelRuns:
                 collect(
                     dataset,
                     self._loader,
-                    self._run_normal,
+                    partial(self._run, leave_out=self._leave_one_out),
                     unseen=self._leave_one_out or name != "training",
                     keep_maps=keep_maps,
                     rank=self._trainer.global_rank,
@@ -94,7 +94,7 @@ class ModelRuns:
             found.append(_example(batch, features, output, clusters))
         defects = SyntheticDefects(source, (height, width), _EXAMPLES, seed)
         loader: Any = DataLoader(defects, self._loader.batch_size, collate_fn=_as_batch)
-        for batch, (features, output) in self._outputs(loader, self._run, "synthetic defects"):
+        for batch, (features, output) in self._outputs(loader, "synthetic defects", leave_out=False):
             found.append(_example(batch, features, output, clusters))
         return reduce(add, found)
 
@@ -114,25 +114,17 @@ class ModelRuns:
             num_workers=self._loader.num_workers,
             collate_fn=self._loader.collate_fn,
         )
-        yield from self._outputs(loader, self._run_normal, name)
+        yield from self._outputs(loader, name, leave_out=self._leave_one_out)
 
-    def _outputs(
-        self, loader: DataLoader, run: Callable[[ImageBatch], ModelOutput], name: str
-    ) -> Iterator[tuple[ImageBatch, ModelOutput]]:
+    def _outputs(self, loader: DataLoader, name: str, *, leave_out: bool) -> Iterator[tuple[ImageBatch, ModelOutput]]:
         with preserved_modes(self._module), self._progress() as progress:
             self._module.eval()
             for batch in progress.track(loader, description=f"CADA: {name}"):
-                yield batch, run(batch)
+                yield batch, self._run(batch, leave_out=leave_out)
 
-    def _run_normal(self, batch: ImageBatch) -> ModelOutput:
-        """Get features and uncalibrated output for a batch of normal images."""
-        if not self._leave_one_out:
-            return self._run(batch)
-        model: Any = self._module.model
-        return self._run(batch, partial(model.forward_left_out, paths=batch.image_path))
-
-    def _run(self, batch: ImageBatch, forward: Callable[[Tensor], InferenceBatch] | None = None) -> ModelOutput:
+    def _run(self, batch: ImageBatch, *, leave_out: bool) -> ModelOutput:
         """Get features and uncalibrated output for a batch."""
+        model: Any = self._module.model
         batch = self._trainer.strategy.batch_to_device(batch)
         images = cast("Tensor", batch.image)
         pre_processor = self._module.pre_processor
@@ -141,7 +133,7 @@ class ModelRuns:
         with torch.no_grad(), self._trainer.precision_plugin.val_step_context():
             self._tap.clear()
             # forward() instead of a call of the model, whose hooks would take the features.
-            output = (forward or self._module.model.forward)(images)
+            output = model.forward_left_out(images, batch.image_path) if leave_out else model.forward(images)
         return self._tap.take(len(images)), output
 
     @property
