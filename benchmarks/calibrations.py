@@ -18,7 +18,7 @@ from anomalib_unias import CadaPostProcessor
 from anomalib_unias.metrics import FalseAlarmThreshold
 from anomalib_unias.post_processing.calibration import Calibration, NormalScores, ScoreSource, calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
-from anomalib_unias.post_processing.calibration_run import CalibrationRun
+from anomalib_unias.post_processing.calibration_run import CalibrationRun, can_leave_out
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
 from anomalib_unias.post_processing.fitting import fit_calibration, own_influence
 from anomalib_unias.post_processing.levels import LevelCalibration
@@ -55,7 +55,7 @@ class Recorder(CadaPostProcessor):
 
     def __init__(self, seed: int) -> None:
         # CaDA-B keeps feature maps, to which all others can be fitted too; one step is enough, as it is fitted again.
-        super().__init__(variant="cada_b", max_steps=1, seed=seed)
+        super().__init__(variant="cada_b", targets="held_out", max_steps=1, seed=seed)
 
     def on_train_end(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Fit, and measure the time, which does not count as training time."""
@@ -63,7 +63,7 @@ class Recorder(CadaPostProcessor):
         super().on_train_end(trainer, pl_module)
         self.default_data = self.data
         run = CalibrationRun(self, trainer)
-        leave_one_out = getattr(pl_module.model, "can_leave_out", False)
+        leave_one_out = can_leave_out(pl_module)
         runs = ModelRuns(trainer, pl_module, self.tap, leave_one_out=leave_one_out)
         training, unseen = run.images().values()
         if leave_one_out:

@@ -27,6 +27,7 @@ from anomalib_unias.post_processing import (
 )
 from anomalib_unias.post_processing.calibration import Calibration
 from anomalib_unias.post_processing.calibration_data import CalibrationData
+from anomalib_unias.post_processing.calibration_run import can_leave_out
 
 
 class Recorder(CadaPostProcessor):
@@ -270,7 +271,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
 
 def test_training_images_are_scored_without_their_own_prototypes(root: Path, tmp_path: Path) -> None:
     small = {"hidden_dim": 16, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3, "visualizer": False}
-    recorder = Recorder(targets="leave_one_out", map_power=1)  # to choose it takes many images through the model
+    recorder = Recorder(map_power=1)  # to choose it takes many images through the model
     model = UniAS((64, 64), "resnet18", False, post_processor=recorder, prototypes=300, **small)
     data = make_data(root)
     make_engine(tmp_path, max_epochs=2).fit(model, datamodule=data)
@@ -297,10 +298,10 @@ def test_a_single_image_cannot_be_left_out(tmp_path: Path) -> None:
         make_engine(tmp_path).fit(UniASLite(**small, prototypes=5, visualizer=False), datamodule=data)
 
 
-def test_the_preset_calibrates_without_held_out_images() -> None:
+@pytest.mark.parametrize(("prototypes", "possible"), [(5, True), (0, False)])
+def test_images_can_be_left_out_of_prototypes(prototypes: int, possible: bool) -> None:
     small = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64), "neighbor_mask_size": 3}
-    assert UniASLite(**small).post_processor.targets == "leave_one_out"
-    assert UniASLite(**small, prototypes=0).post_processor.targets == "held_out"
+    assert can_leave_out(UniASLite(**small, prototypes=prototypes)) == possible
 
 
 def test_validation_images_can_be_the_targets(root: Path, tmp_path: Path) -> None:

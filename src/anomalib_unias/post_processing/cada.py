@@ -38,10 +38,11 @@ class CadaPostProcessor(CalibratedPostProcessor):
         score_power (float): With ``clusters``: how far image scores are calibrated, from 0 to 1. Defaults to ``1.0``.
         statistics (Statistics): With the calibrations of the paper: ``"max"`` predicts mean and maximum of the map,
             ``"std"`` mean and standard deviation sigma, with ``g = u + 3 sigma``. Defaults to ``"max"``.
-        targets (Targets): Images whose statistics are the targets: the ``"training"`` images as in the paper, normal
-            images that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
+        targets (Targets | None): Images whose statistics are the targets: the ``"training"`` images as in the paper,
+            normal images that are ``"held_out"`` from the training of the model, or the normal ``"validation"`` images.
             ``"leave_one_out"`` takes the training images too, but scores each of them as if the model had not seen
-            it, which only UniAS with prototypes can. Defaults to ``"held_out"``.
+            it, which only UniAS with prototypes can. Defaults to ``None``: ``"leave_one_out"`` if the model can,
+            otherwise ``"held_out"``.
         held_out_fraction (float): Share of the normal training images of each category that is held out.
             Defaults to ``0.1``.
         image_score (ScoreSource | None): Image score: mean of the ``"top"`` 1 % of the calibrated map, its ``"max"``,
@@ -87,7 +88,7 @@ class CadaPostProcessor(CalibratedPostProcessor):
         map_power: float | None = None,
         score_power: float = 1.0,
         statistics: Statistics = "max",
-        targets: Targets = "held_out",
+        targets: Targets | None = None,
         held_out_fraction: float = 0.1,
         image_score: ScoreSource | None = None,
         feature_layer: str | None = None,

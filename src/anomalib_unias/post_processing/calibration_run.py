@@ -44,6 +44,8 @@ class CalibrationRun:
         self._post_processor = post_processor
         self._trainer = trainer
         self._datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module = cast("AnomalibModule", trainer.lightning_module)
+        self._targets = post_processor.targets or ("leave_one_out" if can_leave_out(module) else "held_out")
 
     def prepare(self, module: AnomalibModule) -> None:
         """Hold images out before the training, or check that this is not necessary.
@@ -56,7 +58,7 @@ class CalibrationRun:
                 and these are the test images, or if they need a model that can leave images out and several images.
             HeldOutError: If a category has a single normal image and some are to be held out.
         """
-        targets, datamodule = self._post_processor.targets, self._datamodule
+        targets, datamodule = self._targets, self._datamodule
         if targets == "training":
             return
         if targets == "leave_one_out":
@@ -85,18 +87,18 @@ class CalibrationRun:
         """
         cada, trainer = self._post_processor, self._trainer
         step = load_best_weights(trainer, module)
-        runs = ModelRuns(trainer, module, cada.tap, leave_one_out=cada.targets == "leave_one_out")
+        runs = ModelRuns(trainer, module, cada.tap, leave_one_out=self._targets == "leave_one_out")
         images = self.images()
         *_, unseen = images.values()  # the training images themselves for "training" and "leave_one_out"
         data = runs.collect(images, keep_maps=cada.options().needs_maps)
         calibration = cada.calibration = cada.fit(data).to(module.device)
         if isinstance(calibration, LevelCalibration):
             self.set_powers(calibration, runs, unseen, images["training"])
-        logger.info("CADA calibrated with %d normal images (%s).", len(data), cada.targets)
+        logger.info("CADA calibrated with %d normal images (%s).", len(data), self._targets)
         # After the last validation of the run itself: memory banks are filled at its start, and early stopping decides
         # after it.
         validate_again(trainer)
-        if cada.threshold == "false_alarm_rate" and cada.targets != "training":
+        if cada.threshold == "false_alarm_rate" and self._targets != "training":
             self._take_thresholds(calibration, runs, unseen, own_influence(calibration, data))
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
@@ -110,9 +112,9 @@ class CalibrationRun:
         cada = self._post_processor
         example = getattr(self._datamodule, "val_data", None) or getattr(self._datamodule, "test_data", None)
         images = {"training": evaluated_like(TrainingData.of(self._trainer).images(self._trainer), example)}
-        if cada.targets == "held_out":
+        if self._targets == "held_out":
             images["held-out"] = evaluated_like(self._held_out(), example)
-        elif cada.targets == "validation":
+        elif self._targets == "validation":
             images["validation"] = normal_images(self._datamodule.val_data)
         if not cada.options().by_clusters:
             return images
@@ -137,7 +139,7 @@ class CalibrationRun:
         calibration.score_power.fill_(self._post_processor.score_power)
 
     def _check_leave_one_out(self, module: AnomalibModule) -> None:
-        if not getattr(module.model, "can_leave_out", False):
+        if not can_leave_out(module):
             msg = (
                 f"targets='leave_one_out' needs a model that can score a training image as if it were new, which "
                 f"{type(module).__name__} cannot. Use UniAS with prototypes, or targets='held_out'."
@@ -188,3 +190,8 @@ class CalibrationRun:
         checkpoint["anomalib_post_processor_config"] = cada.checkpoint_config()
         if cada.state_key in checkpoint.get("callbacks", {}):
             checkpoint["callbacks"][cada.state_key] = cada.state_dict()
+
+
+def can_leave_out(module: AnomalibModule) -> bool:
+    """Tell whether a model can score a training image as if it were new."""
+    return getattr(module.model, "can_leave_out", False)

@@ -38,7 +38,7 @@ class CalibrationOptions:
     map_power: float | None
     score_power: float
     statistics: Statistics
-    targets: Targets
+    targets: Targets | None
     held_out_fraction: float
     image_score: ScoreSource | None
     convolutions: int
@@ -55,7 +55,7 @@ class CalibrationOptions:
             "variant": get_args(Variant),
             "predictor": get_args(Predictor),
             "statistics": get_args(Statistics),
-            "targets": get_args(Targets),
+            "targets": (None, *get_args(Targets)),
             "image_score": (None, *get_args(ScoreSource)),
             "convolutions": (0, 1, 2),
             "linear_layers": (1, 2, 3),

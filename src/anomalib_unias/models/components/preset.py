@@ -63,7 +63,7 @@ class CalibratedPreset:
     """
 
     def configure_post_processor(self) -> CadaPostProcessor:
-        """Calibrate scores and take the threshold from normal images that are held out.
+        """Calibrate scores and take the threshold from normal images.
 
         Returns:
             CadaPostProcessor: With its defaults.

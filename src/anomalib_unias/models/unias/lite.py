@@ -4,8 +4,7 @@ from typing import Any
 
 from anomalib.models.components import AnomalibModule
 
-from anomalib_unias.models.components import with_defaults, without_defaults
-from anomalib_unias.post_processing import CadaPostProcessor
+from anomalib_unias.models.components import CalibratedPreset, with_defaults, without_defaults
 
 from .lightning_model import UniAS
 
@@ -33,7 +32,7 @@ UNIAS_LITE: dict[str, Any] = {
 
 
 # AnomalibModule is repeated because anomalib lists its direct subclasses as models.
-class UniASLite(UniAS, AnomalibModule):  # type: ignore[misc]  # as UniAS
+class UniASLite(CalibratedPreset, UniAS, AnomalibModule):  # type: ignore[misc]  # as UniAS
     """UniAS for CPUs and edge devices, with one threshold for all products, taken from normal images only.
 
     It uses EfficientNet-Lite0, a narrow decoder, the paper's transposed-convolution head, prototypes of normal
@@ -48,14 +47,6 @@ class UniASLite(UniAS, AnomalibModule):  # type: ignore[misc]  # as UniAS
         >>> type(model.post_processor).__name__, model.hparams.hidden_dim
         ('CadaPostProcessor', 64)
     """
-
-    def configure_post_processor(self) -> CadaPostProcessor:
-        """Calibrate with all training images, each of them scored without its own prototypes.
-
-        Returns:
-            CadaPostProcessor: Without prototypes, images are held out instead.
-        """
-        return CadaPostProcessor(targets="leave_one_out" if self.hparams["prototypes"] else "held_out")
 
     __init__ = with_defaults(UniAS.__init__, UNIAS_LITE)
     # The command line takes the descriptions of the arguments from here, and the default values from the signature.
