@@ -19,7 +19,8 @@ no leakage). ``fit_seconds`` is the time to fit the calibration, without running
 metrics; histograms of the image scores before and after calibration, for the first seed, are beside it.
 
 ``threshold.csv`` (``group,model,calibration,rate,seed,category,metric,value``) has false alarms and misses on the test
-images at thresholds for a false-alarm rate of 1 and 5 %, computed from the held-out images only.
+images at thresholds for a false-alarm rate of 1 and 5 %, from held-out images, with calibration
+from those it is fitted to.
 """
 
 import argparse

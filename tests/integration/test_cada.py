@@ -301,7 +301,9 @@ def test_a_single_image_cannot_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("prototypes", "possible"), [(5, True), (0, False)])
 def test_images_can_be_left_out_of_prototypes(prototypes: int, possible: bool) -> None:
     small = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64), "neighbor_mask_size": 3}
-    assert can_leave_out(UniASLite(**small, prototypes=prototypes)) == possible
+    model = UniASLite(**small, prototypes=prototypes)
+    assert model.post_processor.targets is None
+    assert can_leave_out(model) == possible
 
 
 def test_validation_images_can_be_the_targets(root: Path, tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ Paper: Absolute-Unified Multi-Class Anomaly Detection via Class-Agnostic Distrib
 https://arxiv.org/abs/2404.00724.
 """
 
-from typing import Literal, cast
+from typing import Literal
 
-from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 
 from .calibrated import CalibratedPostProcessor
@@ -161,7 +160,7 @@ class CadaPostProcessor(CalibratedPostProcessor):
         """
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            CalibrationRun(self, trainer).prepare(cast("AnomalibModule", pl_module))
+            CalibrationRun(self, trainer).prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the calibration when a run is resumed: the model is going to change."""
@@ -178,7 +177,8 @@ class CadaPostProcessor(CalibratedPostProcessor):
         Raises:
             CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
         """
-        CalibrationRun(self, trainer).calibrate(cast("AnomalibModule", pl_module))
+        del pl_module
+        CalibrationRun(self, trainer).calibrate()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate the model when a resumed run had completed its training but was stopped before the calibration.

@@ -44,14 +44,11 @@ class CalibrationRun:
         self._post_processor = post_processor
         self._trainer = trainer
         self._datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        module = cast("AnomalibModule", trainer.lightning_module)
-        self._targets = post_processor.targets or ("leave_one_out" if can_leave_out(module) else "held_out")
+        self._module = cast("AnomalibModule", trainer.lightning_module)
+        self._targets = post_processor.targets or ("leave_one_out" if can_leave_out(self._module) else "held_out")
 
-    def prepare(self, module: AnomalibModule) -> None:
+    def prepare(self) -> None:
         """Hold images out before the training, or check that this is not necessary.
-
-        Args:
-            module (AnomalibModule): The model that is going to be trained.
 
         Raises:
             CalibrationDataError: If the targets need a datamodule and there is none, if they need validation images
@@ -62,7 +59,7 @@ class CalibrationRun:
         if targets == "training":
             return
         if targets == "leave_one_out":
-            self._check_leave_one_out(module)
+            self._check_leave_one_out()
             return
         if not isinstance(datamodule, AnomalibDataModule):
             msg = f"targets={targets!r} needs a datamodule of anomalib. Give one to fit, or use targets='training'."
@@ -76,16 +73,13 @@ class CalibrationRun:
             )
             raise CalibrationDataError(msg)
 
-    def calibrate(self, module: AnomalibModule) -> None:
+    def calibrate(self) -> None:
         """Calibrate, validate again, and complete the checkpoints.
-
-        Args:
-            module (AnomalibModule): The trained model, with the hooks of the post-processor.
 
         Raises:
             CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
         """
-        cada, trainer = self._post_processor, self._trainer
+        cada, trainer, module = self._post_processor, self._trainer, self._module
         step = load_best_weights(trainer, module)
         runs = ModelRuns(trainer, module, cada.tap, leave_one_out=self._targets == "leave_one_out")
         images = self.images()
@@ -138,11 +132,11 @@ class CalibrationRun:
         calibration.map_power.fill_(0.0 if power is None else power)
         calibration.score_power.fill_(self._post_processor.score_power)
 
-    def _check_leave_one_out(self, module: AnomalibModule) -> None:
-        if not can_leave_out(module):
+    def _check_leave_one_out(self) -> None:
+        if not can_leave_out(self._module):
             msg = (
                 f"targets='leave_one_out' needs a model that can score a training image as if it were new, which "
-                f"{type(module).__name__} cannot. Use UniAS with prototypes, or targets='held_out'."
+                f"{type(self._module).__name__} cannot. Use UniAS with prototypes, or targets='held_out'."
             )
             raise CalibrationDataError(msg)
         images = getattr(self._datamodule, "train_data", None)
