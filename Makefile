@@ -22,7 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/anomalib train --model UniASLite --data configs/data/unified_synthetic.yaml --data.root $(DEMO)/products \
 		--default_root_dir $(DEMO) --trainer.accelerator cpu --trainer.max_steps 250 \
-		--trainer.callbacks anomalib_unias.EvaluationReport
+		--trainer.callbacks anomalib_unias.EvaluationReport \
+		--model.post_processor CadaPostProcessor --model.post_processor.false_alarm_rate 0.05
 	$(BIN)/anomalib export --model UniASLite --export_type openvino --export_root $(DEMO)/export \
 		--ckpt_path "$$(ls -t $(DEMO)/UniASLite/*/*/v*/weights/lightning/*.ckpt | head -1)"
 	rm -rf $(DEMO)/images $(DEMO)/inspected $(DEMO)/inspected.jsonl && mkdir $(DEMO)/images
