@@ -20,7 +20,7 @@ from anomalib_unias.post_processing.calibration import Calibration, NormalScores
 from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.calibration_run import CalibrationRun, can_leave_out
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
-from anomalib_unias.post_processing.fitting import fit_calibration, own_influence
+from anomalib_unias.post_processing.fitting import fit_calibration, without_own_influence
 from anomalib_unias.post_processing.levels import LevelCalibration
 from anomalib_unias.post_processing.model_runs import ModelRuns
 
@@ -218,10 +218,8 @@ def thresholds(recorder: Recorder, rate: float) -> dict[str, float]:
         dict[str, float]: Name of the calibration -> threshold.
     """
     data, levels = recorder.default_data, recorder.levels
-    scores = data.scores[data.unseen]
-    cluster = levels.clusters.assign(data.descriptors[data.unseen]).cluster
-    level = levels.score_levels[cluster] - own_influence(levels, data)
-    calibrated = scores / level.exp() if levels.score_logarithm else scores - level
+    offset, scale = without_own_influence(levels, data)
+    calibrated = (data.scores[data.unseen] - offset) / scale
     found = {}
     for kind, values in ((NONE, recorder.data.scores[recorder.data.unseen]), (DEFAULT, calibrated)):
         metric = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=rate)

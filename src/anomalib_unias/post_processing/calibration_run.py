@@ -16,9 +16,9 @@ from anomalib_unias.compat.trainer import validate_again
 from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
 
 from .calibration import Calibration, calibrate
-from .calibration_data import CalibrationDataError, at_most, evaluated_like, normal_images
+from .calibration_data import CalibrationData, CalibrationDataError, at_most, evaluated_like, normal_images
 from .checkpoint_files import load_best_weights, rewrite_checkpoints
-from .fitting import own_influence
+from .fitting import without_own_influence
 from .levels import LevelCalibration
 from .model_runs import ModelRuns
 from .selection import choose_map_power
@@ -93,7 +93,7 @@ class CalibrationRun:
         # after it.
         validate_again(trainer)
         if cada.threshold == "false_alarm_rate" and self._targets != "training":
-            self._take_thresholds(calibration, runs, unseen, own_influence(calibration, data))
+            self._take_thresholds(calibration, runs, unseen, data)
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
 
@@ -152,21 +152,22 @@ class CalibrationRun:
         return TrainingData.of(self._trainer).hold_out(self._trainer, cada.held_out_fraction, cada.seed)
 
     def _take_thresholds(
-        self, calibration: Calibration, runs: ModelRuns, unseen: AnomalibDataset, influence: Tensor
+        self, calibration: Calibration, runs: ModelRuns, unseen: AnomalibDataset, data: CalibrationData
     ) -> None:
-        """Compute thresholds from unseen normal images; scores are corrected for their influence on the calibration."""
+        """Compute thresholds from unseen normal images; image scores are calibrated by the other images only."""
         cada = self._post_processor
         scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
         pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
+        by_others = without_own_influence(calibration, data) if isinstance(calibration, LevelCalibration) else None
         first = 0
         for batch, (features, output) in runs.outputs(unseen, "thresholds"):
             prediction = calibration(features, getattr(batch, "category", None))
+            if by_others is not None:
+                offset, scale = (part[first : first + len(features[0])] for part in by_others)
+                prediction = prediction._replace(score_offset=offset, score_scale=scale)
+                first += len(offset)
             calibrated = calibrate(output, prediction, cada.source_of_score)
             score = cast("Tensor", calibrated.pred_score).flatten().cpu()
-            rows = slice(first, first + len(score))
-            first += len(score)
-            if isinstance(calibration, LevelCalibration) and cada.source_of_score == "model":
-                score = calibration.raised(score, influence[rows])
             cada.widen_range(calibrated)
             normal = ImageBatch(
                 image=batch.image,

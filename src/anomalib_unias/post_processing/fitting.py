@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from math import exp
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from .calibration import Calibration, ScoreSource
 from .calibration_data import CalibrationData, CalibrationDataError
 from .clusters import ImageClusters
-from .levels import ClusterMeans, LevelCalibration
+from .levels import ClusterStatistics, LevelCalibration
 from .published import ClassifierCalibration, RegressorCalibration, Statistics, StatisticsCalibration, TableCalibration
 from .regression import category_table, smooth_l1, train_head
 from .selection import POWERS
@@ -147,24 +148,24 @@ def empty_calibration(description: Mapping[str, Any]) -> Calibration:
     return build(clusters, **description["arguments"]).eval().requires_grad_(False)
 
 
-def own_influence(calibration: Calibration, data: CalibrationData) -> Tensor:
-    """Compute how much the images of a calibration have raised the level of their own cluster.
+def without_own_influence(calibration: LevelCalibration, data: CalibrationData) -> tuple[Tensor, Tensor]:
+    """Compute how the calibration transforms the score of each of its images if it is fitted to the others.
 
-    Without a correction, the scores of these images would look more normal than those of new images.
+    Calibrated by their own influence, these images would look more normal than new ones.
 
     Args:
-        calibration (Calibration): A calibration that was fitted to the data.
+        calibration (LevelCalibration): A calibration that was fitted to the data.
         data (CalibrationData): Data of normal images.
 
     Returns:
-        Tensor: Influence of each trusted image, in the unit of ``score_levels``; 0 for the calibrations of the paper.
+        tuple[Tensor, Tensor]: Offset and scale of the image score of each trusted image, ``(N,)`` each.
     """
-    if not isinstance(calibration, LevelCalibration):
-        return torch.zeros(int(data.trusted.sum()))
+    device = calibration.clusters.centers.device
     values, _ = _in_logarithms(data.scores)
-    cluster = calibration.clusters.assign(data.descriptors.to(calibration.clusters.centers.device)).cluster.cpu()
-    means = ClusterMeans.fit(values, cluster, len(calibration.clusters), data.trusted)
-    return means.influence_of_each(values[data.trusted], cluster[data.trusted])
+    cluster = calibration.clusters.assign(data.descriptors.to(device)).cluster.cpu()
+    statistics = ClusterStatistics.fit(values, cluster, len(calibration.clusters), data.trusted)
+    levels, spreads = statistics.without_each(values[data.trusted], cluster[data.trusted])
+    return calibration.of_scores(levels.to(device), spreads.to(device))
 
 
 def _fit_levels(clusters: ImageClusters, data: CalibrationData) -> LevelCalibration:
@@ -173,8 +174,13 @@ def _fit_levels(clusters: ImageClusters, data: CalibrationData) -> LevelCalibrat
     calibration = LevelCalibration(clusters, map_logarithm, score_logarithm)
     cluster = clusters.assign(data.descriptors).cluster
     nearest = clusters.nearest_among(cluster[data.trusted].unique())
-    for values, levels in ((peaks, calibration.map_levels), (scores, calibration.score_levels)):
-        levels.copy_(ClusterMeans.fit(values, cluster, len(clusters), data.trusted).levels()[nearest])
+    of_maps, of_scores = (
+        ClusterStatistics.fit(values, cluster, len(clusters), data.trusted) for values in (peaks, scores)
+    )
+    calibration.map_levels.copy_(of_maps.levels()[nearest])
+    calibration.score_levels.copy_(of_scores.levels()[nearest])
+    calibration.score_spreads.copy_(of_scores.spreads()[nearest])
+    calibration.score_center.fill_(exp(of_scores.common) if score_logarithm else of_scores.common)
     return calibration
 
 

@@ -9,8 +9,8 @@ from anomalib_unias import CadaPostProcessor
 from anomalib_unias.post_processing.calibration import calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData
 from anomalib_unias.post_processing.clusters import ImageClusters
-from anomalib_unias.post_processing.fitting import fit_calibration, own_influence
-from anomalib_unias.post_processing.levels import ClusterMeans, LevelCalibration
+from anomalib_unias.post_processing.fitting import fit_calibration, without_own_influence
+from anomalib_unias.post_processing.levels import ClusterStatistics, LevelCalibration
 from anomalib_unias.post_processing.selection import Examples, choose_map_power
 
 OPTIONS = CadaPostProcessor().options()
@@ -103,7 +103,7 @@ def test_only_unseen_images_tell_the_level() -> None:
 def test_levels_that_few_images_tell_count_less() -> None:
     values = torch.tensor([0.0, 0.2, -0.2, 0.1, -0.1, 1.0])
     clusters = torch.tensor([0, 0, 0, 0, 0, 1])
-    means = ClusterMeans.fit(values, clusters, 3, torch.ones(6, dtype=torch.bool))
+    means = ClusterStatistics.fit(values, clusters, 3, torch.ones(6, dtype=torch.bool))
     within = 0.1 / 4
     between = 0.5 - within * (1 / 5 + 1) / 2
     expected = [-0.5 * 5 * between / (5 * between + within), 0.5 * between / (between + within), 0.0]
@@ -114,12 +114,12 @@ def test_one_image_of_each_kind_does_not_tell_the_level_of_a_model_that_knows_th
     # The values of the training images are equal; the one other image of a kind is above them by anything.
     values = torch.tensor([1.0, 1.01, 1.5, 1.0, 1.01, 1.0, 1.0, 1.01, 1.2])
     clusters, unseen = torch.arange(3).repeat_interleave(3), torch.arange(9) % 3 == 2
-    means = ClusterMeans.fit(values, clusters, 3, unseen)
+    means = ClusterStatistics.fit(values, clusters, 3, unseen)
     assert means.levels().abs().max() < 0.4 * (values[unseen] - values[unseen].mean()).abs().max()
 
     # Where they tell the level of the training images as well, it counts.
     kinds = torch.tensor([0.0, 3.0, -2.0])
-    levels = ClusterMeans.fit(values + kinds[clusters], clusters, 3, unseen).levels()
+    levels = ClusterStatistics.fit(values + kinds[clusters], clusters, 3, unseen).levels()
     expected = values[unseen] + kinds
     torch.testing.assert_close(levels, expected - expected.mean(), atol=0.05, rtol=0.05)
 
@@ -142,29 +142,65 @@ def test_products_that_do_not_differ_are_not_calibrated() -> None:
     assert calibration.score_levels.abs().max() == 0
 
 
-def test_influence_is_what_the_level_changes_by_without_an_image() -> None:
-    descriptors, product, logs = products(3, 20)
-    unseen = every(5, product)
+def test_scores_of_all_kinds_get_the_same_spread() -> None:
+    descriptors, product, logs = products(3, 200)
+    levels = torch.stack([logs[product == k].mean() for k in range(3)])[product]
+    logs = levels + (logs - levels) * torch.tensor([0.3, 1.0, 2.0])[product]
+    everything = torch.ones(len(product), dtype=torch.bool)
+    calibration = fit_calibration(known(descriptors, logs.exp(), everything), OPTIONS)
+    scores = calibrated(calibration, descriptors, logs.exp())
+    found = torch.stack([scores[product == k].std() for k in range(3)])
+    expected = torch.stack([logs[product == k].std() for k in range(3)])
+    assert expected.max() > 5 * expected.min()
+    torch.testing.assert_close(found, found.mean().expand(3), rtol=0.1, atol=0)
+    for k in range(3):
+        assert torch.equal(scores[product == k].argsort(), logs[product == k].argsort())
+    means = torch.stack([scores[product == k].mean() for k in range(3)])
+    torch.testing.assert_close(means, logs.mean().exp().expand(3), rtol=0.1, atol=0)
+
+    calibration.score_power.fill_(0.0)
+    torch.testing.assert_close(calibrated(calibration, descriptors, logs.exp()), logs.exp())
+
+
+def test_few_images_do_not_tell_a_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clusters = torch.tensor([0] * 60 + [1] * 60 + [2] * 49 + [3] * 50)
+    values = torch.randn(len(clusters), generator=generator) * torch.tensor([1.0, 2.0, 3.0, 0.0])[clusters]
+    statistics = ClusterStatistics.fit(values, clusters, 5, torch.ones(len(clusters), dtype=torch.bool))
+    variances = torch.stack([values[clusters == k].var() for k in range(4)])
+    common = (variances * torch.tensor([59, 59, 48, 49])).sum() / 215
+    expected = torch.tensor([*(variances[:2] / common).sqrt(), 1.0, 0.25, 1.0])
+    torch.testing.assert_close(statistics.spreads(), expected)
+    without = statistics.without_each(values, clusters)[1]
+    torch.testing.assert_close(without[0], (values[1:60].var() / common).sqrt())
+    assert (without[120:] == 1).all()
+
+
+def test_thresholds_know_each_image_only_from_the_others() -> None:
+    descriptors, _, logs = products(3, 80)
+    unseen = torch.arange(240) % 80 >= 20
     data = known(descriptors, logs.exp(), unseen)
     calibration = fit_calibration(data, OPTIONS)
-    index = torch.tensor([5])
-    assert unseen[index]
+    index = 25
     cluster = calibration.clusters.assign(descriptors).cluster
-    means = ClusterMeans.fit(logs, cluster, 3, unseen)
-    own = cluster == cluster[index]
-    rest = own & unseen
+    of_all = ClusterStatistics.fit(logs, cluster, 3, unseen)
+    rest = unseen & (cluster == cluster[index])
     rest[index] = False
-    weight = rest.sum() * means.between / (rest.sum() * means.between + means.within)
-    without = weight * (logs[rest].double().mean() - means.common)
-    position = int(unseen[: index + 1].sum()) - 1
-    influence = own_influence(calibration, data)[position]
-    torch.testing.assert_close(calibration.score_levels[cluster[index]][0] - influence, without.float())
+    weight = rest.sum() * of_all.between / (rest.sum() * of_all.between + of_all.within)
+    level = weight * (logs[rest].double().mean() - of_all.common)
+    spread = (logs[rest].double().var() / (of_all.squares.sum() / 177)).sqrt()
+    expected = calibration.of_scores(level.float(), spread.float())
+    found = [part[5] for part in without_own_influence(calibration, data)]
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected))
+    own = calibration([descriptors[index, None, :, None, None]])
+    assert not torch.allclose(own.score_scale, found[1], rtol=1e-3)
 
 
 def test_an_image_alone_of_its_kind_counts_two_standard_deviations() -> None:
     values, clusters = torch.tensor([0.0, 1.0, 5.0]), torch.tensor([0, 0, 1])
-    means = ClusterMeans.fit(values, clusters, 2, torch.ones(3, dtype=torch.bool))
-    torch.testing.assert_close(means.influence_of_each(values, clusters)[2], torch.tensor(2 * 0.5**0.5))
+    means = ClusterStatistics.fit(values, clusters, 2, torch.ones(3, dtype=torch.bool))
+    levels, _ = means.without_each(values, clusters)
+    torch.testing.assert_close(means.levels()[1] - levels[2], torch.tensor(2 * 0.5**0.5))
 
 
 def test_scores_that_may_be_negative_are_shifted() -> None:
