@@ -20,9 +20,10 @@ class CadaPostProcessor(CalibratedPostProcessor):
     """Calibrates scores so that one threshold fits all products, and finds it without defective images.
 
     Every product has its own level of normal scores. By default, images are clustered by their features, without
-    labels, and scores are divided by the level of their cluster, see :class:`~.levels.LevelCalibration`; how far maps
-    are calibrated is chosen on synthetic defects. The calibrations of the paper predict the mean ``u`` and the maximum
-    ``g`` that the map would have if the image were normal, and the map ``s`` becomes ``(s - u) / (g - u)``.
+    labels, and scores are divided by the level of their cluster, image scores by its spread too, see
+    :class:`~.levels.LevelCalibration`; how far maps are calibrated is chosen on synthetic defects. The calibrations of
+    the paper predict the mean ``u`` and the maximum ``g`` that the map would have if the image were normal, and the map
+    ``s`` becomes ``(s - u) / (g - u)``.
 
     It fits itself at the end of the model's training, before thresholds and normalisation are computed. From then on it
     acts inside the model: validation, test, prediction and exports are calibrated.
