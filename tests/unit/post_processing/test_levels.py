@@ -9,7 +9,12 @@ from anomalib_unias import CadaPostProcessor
 from anomalib_unias.post_processing.calibration import calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData
 from anomalib_unias.post_processing.clusters import ImageClusters
-from anomalib_unias.post_processing.fitting import fit_calibration, without_own_influence
+from anomalib_unias.post_processing.fitting import (
+    empty_calibration,
+    fit_calibration,
+    specification,
+    without_own_influence,
+)
 from anomalib_unias.post_processing.levels import ClusterStatistics, LevelCalibration
 from anomalib_unias.post_processing.selection import Examples, choose_map_power
 
@@ -160,6 +165,19 @@ def test_scores_of_all_kinds_get_the_same_spread() -> None:
 
     calibration.score_power.fill_(0.0)
     torch.testing.assert_close(calibrated(calibration, descriptors, logs.exp()), logs.exp())
+
+
+def test_calibrations_of_a_version_without_spreads_still_load() -> None:
+    descriptors, _, logs = products(3, 80)
+    calibration = fit_calibration(known(descriptors, logs.exp(), torch.ones(240, dtype=torch.bool)), OPTIONS)
+    saved = {name: value for name, value in calibration.state_dict().items() if "spreads" not in name}
+    del saved["score_center"]
+    restored = empty_calibration(specification(calibration))
+    restored.load_state_dict(saved)
+    scores = calibrated(restored, descriptors, logs.exp())
+    levels = calibration.score_levels[calibration.clusters.assign(descriptors).cluster]
+    torch.testing.assert_close(scores, (logs - levels).exp())
+    assert not torch.allclose(scores, calibrated(calibration, descriptors, logs.exp()), rtol=1e-3)
 
 
 def test_few_images_do_not_tell_a_spread() -> None:
