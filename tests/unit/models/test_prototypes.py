@@ -11,7 +11,6 @@ from torch.nn.functional import cosine_similarity
 from anomalib_unias import UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components import NormalPrototypes, Patches, PrototypeSelection, image_numbers
-from anomalib_unias.models.unias.components.prototypes import _substitutes
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
 
@@ -157,22 +156,9 @@ def test_prototypes_of_an_image_can_be_left_out():
     for view, found in zip(memory.views.values(), memory(images, torch.arange(24)), strict=True):
         patches = (view.describe(images) - view.mean) @ view.components
         for image, kind in enumerate(kinds):
-            own = view.source[kind] == image
-            others = torch.cat([view.prototypes[kind][~own], view.substitutes[kind][own]])
+            others = view.prototypes[kind][view.source[kind] != image]
             expected = torch.cdist(patches[image].flatten(0, 1), others).amin(dim=1) / view.usual[kind]
             torch.testing.assert_close(found[image].flatten(), expected, atol=1e-3, rtol=1e-3)
-
-
-def test_a_substitute_is_the_farthest_patch_of_another_image_in_the_place_of_a_prototype():
-    # Patches of three images on a line; the prototypes at 0 and 6 are from image 0, the one at 20 from image 1.
-    points = torch.tensor([0.0, 6, 20, 1, -2, -3, 7, 19])[:, None]
-    image = torch.tensor([0, 0, 1, 1, 2, 0, 1, 1])
-    patches = Patches(points, torch.zeros(8, dtype=torch.int64), image)
-    # -2 is farther from 20 than 1 is, and -3 is from image 0; 7 is alone; 19 is from image 1, as 20 is: 6 is repeated.
-    assert _substitutes(patches, torch.tensor([0, 1, 2])).flatten().tolist() == [-2, 7, 6]
-    assert _substitutes(patches, torch.tensor([2])).flatten().tolist() == [-3]
-    alone = Patches(points, torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64))
-    assert _substitutes(alone, torch.tensor([0, 2])).flatten().tolist() == [0, 20]
 
 
 def test_without_its_prototypes_a_training_image_is_as_far_away_as_a_new_one():
@@ -306,9 +292,8 @@ def test_prototypes_of_a_version_without_kinds_are_one_kind(memory):
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("ending", [(".source", ".substitutes"), ".substitutes"])
-def test_prototypes_of_a_version_that_did_not_save_their_images(memory, ending):
-    saved = {name: value for name, value in memory.state_dict().items() if not name.endswith(ending)}
+def test_prototypes_of_a_version_that_did_not_save_their_images(memory):
+    saved = {name: value for name, value in memory.state_dict().items() if not name.endswith(".source")}
     restored = choose(NormalPrototypes(CHANNELS, STRIDES, count=50), two_products(12))
     restored.load_state_dict(saved)
     for found, expected in zip(restored(features(2, seed=1)), memory(features(2, seed=1)), strict=True):

@@ -170,8 +170,8 @@ class UniASModel(nn.Module):
     def forward_left_out(self, images: torch.Tensor, paths: Sequence[str]) -> InferenceBatch:
         """Compute maps and scores, without hooks, as if the prototypes had been chosen without the image itself.
 
-        The distance of a training image to the prototypes is then that of a new image: those that are from itself are
-        replaced by what would have been chosen instead. The decoder has still been trained on it.
+        The distance of a training image to the prototypes is then that of a new image; the decoder has still been
+        trained on it.
 
         Args:
             images (torch.Tensor): ``(B, 3, H, W)``, normalised with the statistics of the backbone.

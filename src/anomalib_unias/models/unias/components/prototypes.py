@@ -22,8 +22,6 @@ _MOST_OUTLIERS = 0.25
 _MOST_FULL_KINDS = 16
 # Number of patches from which the usual distance is estimated.
 _FOR_USUAL = 4000
-# Number of patches that are compared with all prototypes at once.
-_COMPARED = 4096
 # A level with more pixels than this per pixel of the deepest level, along a side, has no view of its own.
 _FINEST = 4
 # Square of the smallest length of a feature vector, as in torch.nn.functional.normalize.
@@ -83,7 +81,7 @@ class NormalPrototypes(nn.Module):
         Args:
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for each level, shallow to deep.
             left_out (torch.Tensor | None): One number of :func:`image_numbers` for each image ``(B,)``, which is then
-                compared with prototypes as they would be without this training image. Defaults to ``None``.
+                not compared with the prototypes from this training image. Defaults to ``None``.
 
         Returns:
             list[torch.Tensor]: ``(B, 1, h, w)`` for each view, at least 0.01; 1 is the usual distance of a normal
@@ -120,8 +118,8 @@ class NormalPrototypes(nn.Module):
 
     @property
     def knows_images(self) -> bool:
-        """Whether the training images of the prototypes and their substitutes are known."""
-        return all(bool(view.source.any() and view.substitutes.any()) for view in self.list_views())
+        """Whether the training images of the prototypes are known."""
+        return all(bool(view.source.any()) for view in self.list_views())
 
     def prepare_for(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Make room for the kinds of images of a saved model, whose number has been found in its training.
@@ -142,9 +140,8 @@ class NormalPrototypes(nn.Module):
                         state_dict[key] = state_dict[key].unsqueeze(0)
         for name, view in zip(self.views, self.list_views(), strict=True):
             view.make_room(len(self.kinds))
-            # Checkpoints of earlier versions do not have them.
+            # Checkpoints of earlier versions do not have it.
             state_dict.setdefault(f"{prefix}views.{name}.source", view.source)
-            state_dict.setdefault(f"{prefix}views.{name}.substitutes", view.substitutes)
 
     def list_views(self) -> "list[PrototypeView]":
         """Get the views in their order."""
@@ -197,7 +194,6 @@ class PrototypeView(nn.Module):
         self.prototypes: torch.Tensor
         self.usual: torch.Tensor
         self.source: torch.Tensor
-        self.substitutes: torch.Tensor
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("components", torch.eye(width, length))
@@ -205,8 +201,6 @@ class PrototypeView(nn.Module):
         self.register_buffer("usual", torch.ones(1))
         # Number of the training image of each prototype.
         self.register_buffer("source", torch.zeros(1, count, dtype=torch.int64))
-        # What takes the place of each prototype if its training image is left out.
-        self.register_buffer("substitutes", torch.zeros(1, count, length))
 
     def forward(
         self,
@@ -220,7 +214,7 @@ class PrototypeView(nn.Module):
             features (Sequence[torch.Tensor]): ``(B, C_l, H_l, W_l)`` for all levels, shallow to deep.
             kind (torch.Tensor | None): Kind of each image ``(B,)``, int64. Defaults to ``None``: there is only one.
             left_out (torch.Tensor | None): Number of a training image for each image ``(B,)``, int64, whose prototypes
-                are replaced by their substitutes. Defaults to ``None``.
+                are left out, unless there are no others. Defaults to ``None``.
 
         Returns:
             torch.Tensor: ``(B, 1, h, w)``, the distance to the nearest prototype in the space of the principal
@@ -239,11 +233,9 @@ class PrototypeView(nn.Module):
         constants = (self.prototypes, self.prototypes.square().sum(dim=-1, keepdim=True).mT, self.usual.square())
         prototypes, squares, usual = constants if kind is None else (constant[kind] for constant in constants)
         if left_out is not None:
-            known = (self.source, self.substitutes)
-            source, substitutes = known if kind is None else (value[kind] for value in known)
-            own = source == left_out.unsqueeze(1)
-            prototypes = torch.where(own.unsqueeze(2), substitutes, prototypes)
-            squares = prototypes.square().sum(dim=-1, keepdim=True).mT
+            own = (self.source if kind is None else self.source[kind]) == left_out.unsqueeze(1)
+            own = own & ~own.all(dim=1, keepdim=True)
+            squares = torch.where(own.unsqueeze(1), torch.inf, squares)
         points = reduced.flatten(1, 2)
         parts = zip(prototypes.split(_AT_ONCE, dim=1), squares.split(_AT_ONCE, dim=2), strict=True)
         nearest = [(-2 * points @ part.mT + square).amin(dim=-1) for part, square in parts]
@@ -342,7 +334,6 @@ class PrototypeView(nn.Module):
         self.prototypes = self.prototypes.new_zeros(kinds, count, self.prototypes.shape[2])
         self.usual = self.usual.new_ones(kinds)
         self.source = self.source.new_zeros(kinds, count)
-        self.substitutes = torch.zeros_like(self.prototypes)
 
     def _fit_kind(self, index: int, patches: "Patches") -> None:
         points, count = patches.points, self.prototypes.shape[1]
@@ -358,7 +349,6 @@ class PrototypeView(nn.Module):
         if nearest.isinf().any():  # all prototypes are from one image
             nearest = distances.amin(dim=1)
         self.prototypes[index], self.source[index] = points[chosen], patches.image[chosen]
-        self.substitutes[index] = _substitutes(patches, chosen)
         spread = points.square().sum(dim=1).mean().sqrt()
         if spread > 0:
             self.usual[index] = nearest.square().mean().sqrt().clamp_min(_SMALLEST_USUAL * spread)
@@ -404,35 +394,3 @@ def image_numbers(paths: Sequence[str]) -> torch.Tensor:
 def _prepare(prototypes: NormalPrototypes, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
     del args
     prototypes.prepare_for(state_dict, prefix)
-
-
-def _substitutes(patches: Patches, chosen: torch.Tensor) -> torch.Tensor:
-    """Find what would have been chosen if the image of a chosen patch had not been there.
-
-    Without the patch, those that are nearest to it are far from all others. The one that is farthest from the chosen
-    patches of other images takes its place. If all of them are from its own image, there is no substitute, and the
-    nearest chosen patch of another image is repeated.
-
-    Args:
-        patches (Patches): Patches of one kind of image.
-        chosen (torch.Tensor): Indices of the chosen patches ``(count,)``.
-
-    Returns:
-        torch.Tensor: ``(count, L)``. If all chosen patches are from one image, those without a substitute are kept.
-    """
-    points, prototypes, source = patches.points, patches.points[chosen], patches.image[chosen]
-    nearest, distances = torch.empty_like(patches.image), points.new_empty(len(points))
-    for part in torch.arange(len(points), device=points.device).split(_COMPARED):
-        to_all = torch.cdist(points[part], prototypes)
-        nearest[part] = to_all.argmin(dim=1)
-        distances[part] = to_all.masked_fill(source[nearest[part], None] == source, torch.inf).amin(dim=1)
-
-    candidates = (patches.image != source[nearest]).nonzero().flatten()
-    cell, distances = nearest[candidates], distances[candidates]
-    farthest = points.new_full((len(chosen),), -1).scatter_reduce(0, cell, distances, "amax")
-    first = distances == farthest[cell]
-    index = torch.full_like(chosen, -1).scatter_reduce(0, cell[first], candidates[first], "amax")
-
-    between = torch.cdist(prototypes, prototypes).masked_fill(source[:, None] == source, torch.inf).min(dim=1)
-    repeated = torch.where(between.values.isinf()[:, None], prototypes, prototypes[between.indices])
-    return torch.where((index < 0)[:, None], repeated, points[index])
