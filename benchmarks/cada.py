@@ -10,8 +10,8 @@ holds out (a tenth) and tested once: all calibrations are applied to the same an
 - ``cada``: the default of ``CadaPostProcessor``, without labels,
 - ``cada_paper``: the regressor of the paper, with the statistics of the training images,
 - ``cada_a``, ``cada_b``: with class labels and the statistics of the held-out images,
-- ``oracle``: ``cada`` with the levels of the other normal TEST images of the true category; an upper bound, not a
-  method.
+- ``oracle``: ``cada`` with the levels of the other normal TEST images of the true category, without
+  spreads; an upper bound for levels, not a method.
 
 The metric ``leakage`` measures how far defects leak into the prediction: how far the predicted statistics of defective
 images are above those of normal images of their category, as a share of how far the true statistics are above them (0:
@@ -19,8 +19,8 @@ no leakage). ``fit_seconds`` is the time to fit the calibration, without running
 metrics; histograms of the image scores before and after calibration, for the first seed, are beside it.
 
 ``threshold.csv`` (``group,model,calibration,rate,seed,category,metric,value``) has false alarms and misses on the test
-images at thresholds for a false-alarm rate of 1 and 5 %, from held-out images, with calibration
-from those it is fitted to.
+images at thresholds for a false-alarm rate of 1 and 5 %, from held-out images, with calibration from those it is
+fitted to.
 """
 
 import argparse

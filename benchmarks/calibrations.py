@@ -93,7 +93,7 @@ class Predictions:
     def set_oracle(
         self, levels: LevelCalibration, peaks: Tensor, scores: Tensor, labels: Tensor, categories: Sequence[str]
     ) -> None:
-        """Add the oracle: the default with the levels of the other normal test images of the true category."""
+        """Add the oracle: levels, without spreads, of the other normal test images of the true category."""
         peaks, scores = (_logarithms(values, levels.score_logarithm) for values in (peaks, scores))
         rows = []
         for index, category in enumerate(categories):

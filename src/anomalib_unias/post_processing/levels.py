@@ -127,16 +127,15 @@ class ClusterStatistics:
         """
         values = values.double()
         number, total = _totals(values[unseen], clusters[unseen], count)
+        seen_number, seen_total = _totals(values[~unseen], clusters[~unseen], count)
         squares = _squares(values[unseen], clusters[unseen], count)
-        within, freedom = float(squares.sum()), _freedom(clusters[unseen])
-        if (seen_freedom := _freedom(clusters[~unseen])) > 0:
+        within, freedom = float(squares.sum()), _freedom(number)
+        if (seen_freedom := _freedom(seen_number)) > 0:
             within += _PRIOR * float(_squares(values[~unseen], clusters[~unseen], count).sum()) / seen_freedom
             freedom += _PRIOR
         within = within / freedom if freedom > 0 else 0.0
         if number.sum() < 2 * (number > 0).sum():
-            within = max(
-                within, _variance_of_differences(number, total, *_totals(values[~unseen], clusters[~unseen], count))
-            )
+            within = max(within, _variance_of_differences(number, total, seen_number, seen_total))
 
         present = number > 0
         means = total[present] / number[present]
@@ -177,8 +176,7 @@ class ClusterStatistics:
         return (weight * (total / number.clamp(min=1) - self.common)).float()
 
     def _spread(self, number: Tensor, squares: Tensor) -> Tensor:
-        freedom = (self.number - 1).clamp(min=0).sum()
-        common = self.squares.sum() / freedom
+        common = self.squares.sum() / _freedom(self.number)
         spread = (squares / (number - 1) / common).sqrt().clamp(min=_SMALLEST_SPREAD)
         return torch.where((number >= _ENOUGH_FOR_SPREAD) & (common > 0), spread, 1.0).float()
 
@@ -201,9 +199,9 @@ def _squares(values: Tensor, clusters: Tensor, count: int) -> Tensor:
     return _totals((values - (total / number)[clusters]).square(), clusters, count)[1]
 
 
-def _freedom(clusters: Tensor) -> int:
-    """Compute the degrees of freedom of values with one mean for each cluster."""
-    return len(clusters) - len(clusters.unique())
+def _freedom(number: Tensor) -> int:
+    """Compute the degrees of freedom of ``number`` values in each cluster around the means of the clusters."""
+    return int((number - 1).clamp(min=0).sum())
 
 
 def _variance_of_differences(number: Tensor, total: Tensor, other_number: Tensor, other_total: Tensor) -> float:
