@@ -271,7 +271,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
 
 def test_training_images_are_scored_without_their_own_prototypes(root: Path, tmp_path: Path) -> None:
     small = {"hidden_dim": 16, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3, "visualizer": False}
-    recorder = Recorder(map_power=1)  # to choose it takes many images through the model
+    recorder = Recorder(map_power=1, pixel_false_alarm_rate=0.2)  # to choose it takes many images through the model
     model = UniAS((64, 64), "resnet18", False, post_processor=recorder, prototypes=300, **small)
     data = make_data(root)
     make_engine(tmp_path, max_epochs=2).fit(model, datamodule=data)
@@ -279,15 +279,17 @@ def test_training_images_are_scored_without_their_own_prototypes(root: Path, tmp
     images = model.pre_processor(torch.stack([item.image for item in data.train_data]))
     paths = data.train_data.samples["image_path"].tolist()
     with torch.no_grad():
-        left_out = model.eval().model.forward_left_out(images, paths).pred_score
-        known = model.model.forward(images).pred_score
-        calibrated = model.model(images).pred_score
-    torch.testing.assert_close(recorder.data.scores, left_out, rtol=1e-3, atol=0)
-    assert (left_out >= known).all()
-    assert left_out.mean() > 1.01 * known.mean()
+        left_out = model.eval().model.forward_left_out(images, paths)
+        known = model.model.forward(images)
+        calibrated = model.model(images)
+    torch.testing.assert_close(recorder.data.scores, left_out.pred_score, rtol=1e-3, atol=0)
+    assert (left_out.pred_score >= known.pred_score).all()
+    assert left_out.pred_score.mean() > 1.01 * known.pred_score.mean()
     # The lowest rate that 18 images can promise: none of them is above the threshold.
-    scores = (recorder.data.scores * calibrated / known).max()
+    scores = (recorder.data.scores * calibrated.pred_score / known.pred_score).max()
     assert recorder.image_threshold > scores
+    maps = left_out.anomaly_map * calibrated.anomaly_map / known.anomaly_map
+    assert (maps > recorder.pixel_threshold).float().mean() == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_single_image_cannot_be_left_out(tmp_path: Path) -> None:

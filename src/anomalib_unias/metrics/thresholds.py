@@ -140,7 +140,7 @@ class _FalseAlarmThreshold(_ThresholdMetric):
         self, false_alarm_rate: float = 0.01, warn: bool = True, exact: bool = False, max_rows: int = 2**17
     ) -> None:
         if not 0 <= false_alarm_rate < 1:
-            msg = f"false_alarm_rate is a share of the normal images, in [0, 1), got {false_alarm_rate}."
+            msg = f"A false-alarm rate is a share of normal images or pixels, in [0, 1), got {false_alarm_rate}."
             raise ValueError(msg)
         super().__init__(exact=exact, max_rows=max_rows)
         self.false_alarm_rate = false_alarm_rate

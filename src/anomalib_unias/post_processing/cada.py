@@ -69,7 +69,8 @@ class CadaPostProcessor(CalibratedPostProcessor):
         pixel_sensitivity (float): Defaults to ``0.5``.
         threshold (Literal["f1", "false_alarm_rate"]): ``false_alarm_rate`` uses the images of ``targets``, or the
             validation images if these are the ``"training"`` images. Defaults to ``"false_alarm_rate"``.
-        false_alarm_rate (float): Defaults to ``0.01``.
+        false_alarm_rate (float): Share of the normal images. Defaults to ``0.01``.
+        pixel_false_alarm_rate (float): Share of the pixels of normal images. Defaults to ``0.01``.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -108,6 +109,7 @@ class CadaPostProcessor(CalibratedPostProcessor):
         pixel_sensitivity: float = 0.5,
         threshold: Literal["f1", "false_alarm_rate"] = "false_alarm_rate",
         false_alarm_rate: float = 0.01,
+        pixel_false_alarm_rate: float = 0.01,
     ) -> None:
         self.targets = targets  # the threshold metrics depend on it
         super().__init__(
@@ -121,6 +123,7 @@ class CadaPostProcessor(CalibratedPostProcessor):
             pixel_sensitivity=pixel_sensitivity,
             threshold=threshold,
             false_alarm_rate=false_alarm_rate,
+            pixel_false_alarm_rate=pixel_false_alarm_rate,
         )
         self.variant = variant
         self.predictor = predictor

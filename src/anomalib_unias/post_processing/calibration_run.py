@@ -157,7 +157,7 @@ class CalibrationRun:
         """Compute thresholds from unseen normal images; image scores are calibrated by the other images only."""
         cada = self._post_processor
         scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
-        pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
+        pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=cada.pixel_false_alarm_rate)
         by_others = without_own_influence(calibration, data) if isinstance(calibration, LevelCalibration) else None
         first = 0
         for batch, (features, output) in runs.outputs(unseen, "thresholds"):

@@ -41,11 +41,13 @@ class OrderPreservingPostProcessor(PostProcessor):
         pixel_sensitivity (float): The same for pixels. Defaults to ``0.5``.
         threshold (Literal["f1", "false_alarm_rate"]): ``f1`` takes the best F1 score on the validation set, which
             needs defective images; ``false_alarm_rate`` uses normal images only. Defaults to ``"f1"``.
-        false_alarm_rate (float): Share of the normal images (for the pixel threshold: of the pixels of normal images)
-            that may exceed the threshold, used if ``threshold`` is ``"false_alarm_rate"``. Defaults to ``0.01``.
+        false_alarm_rate (float): Share of the normal images that may exceed the image threshold, used if ``threshold``
+            is ``"false_alarm_rate"``. Defaults to ``0.01``.
+        pixel_false_alarm_rate (float): Share of the pixels of normal images that may exceed the pixel threshold, used
+            in the same case. Defaults to ``0.01``.
 
     Raises:
-        ValueError: If ``threshold`` is neither of the two, or ``false_alarm_rate`` is not in ``[0, 1)``.
+        ValueError: If ``threshold`` is neither of the two, or a false-alarm rate is not in ``[0, 1)``.
 
     Example:
         >>> from anomalib.models import Padim
@@ -61,6 +63,7 @@ class OrderPreservingPostProcessor(PostProcessor):
         pixel_sensitivity: float = 0.5,
         threshold: Literal["f1", "false_alarm_rate"] = "f1",
         false_alarm_rate: float = 0.01,
+        pixel_false_alarm_rate: float = 0.01,
     ) -> None:
         super().__init__(
             enable_normalization=enable_normalization,
@@ -71,12 +74,13 @@ class OrderPreservingPostProcessor(PostProcessor):
         )
         self.threshold = threshold
         self.false_alarm_rate = false_alarm_rate
+        self.pixel_false_alarm_rate = pixel_false_alarm_rate
         self._set_threshold_metrics()
         self._known_thresholds = (False, False)
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate")
+        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "pixel_false_alarm_rate")
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the configuration that ``checkpoint_config`` returned.
@@ -88,22 +92,23 @@ class OrderPreservingPostProcessor(PostProcessor):
         self._set_threshold_metrics()
 
     def _set_threshold_metrics(self) -> None:
-        image = self._threshold_metric("pred_score", "gt_label")
-        set_threshold_metrics(self, image, self._threshold_metric("anomaly_map", "gt_mask"))
+        image = self._threshold_metric("pred_score", "gt_label", self.false_alarm_rate)
+        pixel = self._threshold_metric("anomaly_map", "gt_mask", self.pixel_false_alarm_rate)
+        set_threshold_metrics(self, image, pixel)
 
     @property
     def _validation_counts(self) -> bool:
         """Whether the thresholds computed in validation are the final ones."""
         return True
 
-    def _threshold_metric(self, scores: str, labels: str) -> AnomalibMetric:
+    def _threshold_metric(self, scores: str, labels: str, false_alarm_rate: float) -> AnomalibMetric:
         if self.threshold == "f1":
             return F1Threshold(fields=[scores, labels], strict=False)
         if self.threshold == "false_alarm_rate":
             return FalseAlarmThreshold(
                 fields=[scores, "gt_label"],
                 strict=False,
-                false_alarm_rate=self.false_alarm_rate,
+                false_alarm_rate=false_alarm_rate,
                 warn=self._validation_counts,
             )
         msg = f"threshold is 'f1' or 'false_alarm_rate', got {self.threshold!r}."

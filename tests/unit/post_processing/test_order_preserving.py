@@ -124,10 +124,12 @@ def test_sensitivity_moves_the_labels_as_in_anomalib() -> None:
 def test_threshold_from_normal_images_alone() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random(200)
-    post_processor = OrderPreservingPostProcessor(threshold="false_alarm_rate", false_alarm_rate=0.1)
+    post_processor = OrderPreservingPostProcessor(
+        threshold="false_alarm_rate", false_alarm_rate=0.1, pixel_false_alarm_rate=0.25
+    )
     validated(post_processor, validation_batch(scores, np.zeros(200)))
-    for threshold in (post_processor.image_threshold, post_processor.pixel_threshold):
-        assert (np.float32(scores) > float(threshold)).sum() == 19
+    assert (np.float32(scores) > float(post_processor.image_threshold)).sum() == 20 - 1
+    assert (np.float32(scores) > float(post_processor.pixel_threshold)).sum() == 50 - 1
     batch = validation_batch(scores, np.zeros(200))
     post_processor.on_test_batch_end(None, None, batch)
     assert batch.pred_label.sum() == 19
@@ -156,16 +158,16 @@ def test_validation_memory_is_bounded() -> None:
 
 def test_configuration_round_trip() -> None:
     saved = fitted(
-        OrderPreservingPostProcessor(threshold="false_alarm_rate", false_alarm_rate=0.2, image_sensitivity=0.7)
+        OrderPreservingPostProcessor(
+            threshold="false_alarm_rate", false_alarm_rate=0.2, pixel_false_alarm_rate=0.3, image_sensitivity=0.7
+        )
     )
     loaded = OrderPreservingPostProcessor()
     loaded.load_checkpoint_config(saved.checkpoint_config())
     loaded.load_state_dict(saved.state_dict())
     assert loaded.checkpoint_config() == saved.checkpoint_config()
-    assert (
-        saved.checkpoint_config() | {"threshold": "false_alarm_rate", "false_alarm_rate": 0.2}
-        == saved.checkpoint_config()
-    )
+    arguments = {"threshold": "false_alarm_rate", "false_alarm_rate": 0.2, "pixel_false_alarm_rate": 0.3}
+    assert saved.checkpoint_config() | arguments == saved.checkpoint_config()
     batch = InferenceBatch(pred_score=torch.rand(4), anomaly_map=torch.rand(4, 1, 8, 8))
     for other in (loaded, copy.deepcopy(saved), pickle.loads(pickle.dumps(saved))):
         torch.testing.assert_close(tuple(other(batch)), tuple(saved(batch)))
@@ -181,6 +183,8 @@ def test_wrong_arguments_are_refused() -> None:
         OrderPreservingPostProcessor(threshold="quantile")
     with pytest.raises(ValueError, match=r"in \[0, 1\), got 5"):
         OrderPreservingPostProcessor(threshold="false_alarm_rate", false_alarm_rate=5)
+    with pytest.raises(ValueError, match=r"in \[0, 1\), got -1"):
+        OrderPreservingPostProcessor(threshold="false_alarm_rate", pixel_false_alarm_rate=-1)
 
 
 class Exported(nn.Module):
