@@ -301,19 +301,6 @@ def test_prototypes_of_a_version_that_did_not_save_their_images(memory):
     assert not restored.knows_images
 
 
-def test_prototypes_of_a_version_with_more_components():
-    channels = (60, 80, 100)
-    images = [torch.randn(4, count, *feature.shape[2:]) for count, feature in zip(channels, features(4), strict=True)]
-    longer = NormalPrototypes(channels, STRIDES, count=20)
-    longer.views["deep"].components = torch.eye(180, 128)
-    choose(longer, images)
-    restored = NormalPrototypes(channels, STRIDES, count=20)
-    restored.load_state_dict(longer.state_dict())
-    assert [view.prototypes.shape[2] for view in restored.views.values()] == [64, 128, 60, 64]
-    for found, expected in zip(restored(images), longer(images), strict=True):
-        torch.testing.assert_close(found, expected, atol=0, rtol=0)
-
-
 def test_only_the_view_by_direction_leaves_brightness_out(memory):
     images = features(2, seed=1)
     brighter = [3 * images[0], images[1], 0.2 * images[2]]

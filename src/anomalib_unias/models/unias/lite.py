@@ -13,7 +13,6 @@ UNIAS_LITE: dict[str, Any] = {
     "hidden_dim": 64,
     "num_heads": 2,
     "feedforward_dim": 128,
-    "encoder_layers": 1,
     "channel_branch": False,
     "local_block": "light",
     "pixel_decoder_fusion": False,

@@ -20,8 +20,6 @@ _SMALLEST_KIND = 10
 _MOST_OUTLIERS = 0.25
 # All kinds together have at most this many times the prototypes of one kind.
 _MOST_FULL_KINDS = 16
-# Most principal components of a view.
-_LENGTH = 64
 # Number of patches from which the usual distance is estimated.
 _FOR_USUAL = 4000
 # A level with more pixels than this per pixel of the deepest level, along a side, has no view of its own.
@@ -66,13 +64,13 @@ class NormalPrototypes(nn.Module):
         last = len(channels) - 1
         finest = next(level for level, stride in enumerate(strides) if strides[-1] <= _FINEST * stride)
         levels = range(last + 1)
-        views = {"all": PrototypeView(channels, strides, levels, strides[-2:][0], count, by_direction=True)}
+        views = {"all": PrototypeView(channels, strides, levels, strides[-2:][0], count, 64, by_direction=True)}
         if last > 1:
-            views["deep"] = PrototypeView(channels, strides, (last - 1, last), strides[-2], count)
+            views["deep"] = PrototypeView(channels, strides, (last - 1, last), strides[-2], count, 128)
         if finest < last:
             finest_count = max(1, count * strides[finest] // strides[-1])
-            views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], finest_count)
-        views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count)
+            views["finest"] = PrototypeView(channels, strides, (finest,), strides[finest], finest_count, 64)
+        views["deepest"] = PrototypeView(channels, strides, (last,), strides[-1], count, 64)
         self.views = nn.ModuleDict(views)
         self.kinds = ImageClusters(sum(channels), 1, 1)
         self.register_load_state_dict_pre_hook(_prepare)
@@ -141,9 +139,6 @@ class NormalPrototypes(nn.Module):
                     if key in state_dict and state_dict[key].ndim < ndim:
                         state_dict[key] = state_dict[key].unsqueeze(0)
         for name, view in zip(self.views, self.list_views(), strict=True):
-            # Earlier versions had more components.
-            components = state_dict.get(f"{prefix}views.{name}.components", view.components)
-            view.components = view.components.new_zeros(components.shape)
             view.make_room(len(self.kinds))
             # Checkpoints of earlier versions do not have it.
             state_dict.setdefault(f"{prefix}views.{name}.source", view.source)
@@ -168,6 +163,7 @@ class PrototypeView(nn.Module):
         levels (Sequence[int]): Indices of the levels that are used.
         grid_stride (int): Image pixels per patch, along each side.
         count (int): Number of prototypes of each kind of image.
+        length (int): Maximum number of principal components.
         by_direction (bool): Whether feature vectors are normalised to the same length, level by level. Defaults to
             ``False``.
     """
@@ -179,6 +175,7 @@ class PrototypeView(nn.Module):
         levels: Sequence[int],
         grid_stride: int,
         count: int,
+        length: int,
         by_direction: bool = False,
     ) -> None:
         super().__init__()
@@ -190,7 +187,7 @@ class PrototypeView(nn.Module):
         # Relative to the deepest level, whose size follows from the size of the image.
         self.patches_per_deepest = strides[-1] // grid_stride
         width = sum(channels[level] for level in levels)
-        length = min(_LENGTH, width)
+        length = min(length, width)
         self.fitted: torch.Tensor
         self.mean: torch.Tensor
         self.components: torch.Tensor
@@ -334,7 +331,7 @@ class PrototypeView(nn.Module):
             kinds (int): Number of kinds K.
         """
         count = max(1, min(self.count, _MOST_FULL_KINDS * self.count // kinds))
-        self.prototypes = self.prototypes.new_zeros(kinds, count, self.components.shape[1])
+        self.prototypes = self.prototypes.new_zeros(kinds, count, self.prototypes.shape[2])
         self.usual = self.usual.new_ones(kinds)
         self.source = self.source.new_zeros(kinds, count)
 
