@@ -271,7 +271,8 @@ def test_arguments_out_of_range_are_refused(arguments: dict) -> None:
 
 def test_training_images_are_scored_without_their_own_prototypes(root: Path, tmp_path: Path) -> None:
     small = {"hidden_dim": 16, "feedforward_dim": 32, "encoder_layers": 1, "neighbor_mask_size": 3, "visualizer": False}
-    recorder = Recorder(map_power=1, pixel_false_alarm_rate=0.2)  # to choose it takes many images through the model
+    # Choosing the power of the map would take many images through the model.
+    recorder = Recorder(map_power=1, pixel_false_alarm_rate=0.2)
     model = UniAS((64, 64), "resnet18", False, post_processor=recorder, prototypes=300, **small)
     data = make_data(root)
     make_engine(tmp_path, max_epochs=2).fit(model, datamodule=data)
