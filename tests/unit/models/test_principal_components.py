@@ -5,7 +5,7 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
-from anomalib_unias import UniAS
+from anomalib_unias import UniAD, UniAS
 from anomalib_unias.models.unias.anomaly_map import AnomalyMapGenerator
 from anomalib_unias.models.unias.components.principal_components import start_from_principal_components
 
@@ -35,18 +35,42 @@ def test_embeddings_whiten_and_heads_draw(arguments):
     torch.testing.assert_close(head.bias.detach(), targets[0].mean((0, 2, 3)))
 
 
+def test_projections_of_uniad_are_the_best_linear_autoencoder(tiny):
+    torch.manual_seed(0)
+    model = UniAD(**tiny(UniAD)).model
+    (features,) = model.extract(torch.randn(16, 3, 64, 96))
+    transformer = model.transformer
+    transformer.start_from_principal_components(features)
+    positions = features.flatten(2).mT.flatten(0, 1)
+    tokens = transformer.input_projection(positions).detach()
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(tokens.shape[1]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(tokens.T), torch.eye(tokens.shape[1]), atol=0.05, rtol=0)
+
+    # One unit of the last token is 0.3 standard deviations. The components are found by a randomised method.
+    restored = transformer.output_projection(tokens / 0.3).detach()
+    spectrum = torch.linalg.svdvals(positions - positions.mean(0)).square()
+    lost = spectrum[tokens.shape[1] :].sum()
+    assert float((restored - positions).square().sum()) == pytest.approx(float(lost), rel=0.05)
+
+
+@pytest.mark.parametrize("model", [UniAS, UniAD])
 def test_it_is_done_once_and_the_same_with_and_without_stored_features(
-    tmp_path, arguments, write_category, monkeypatch
+    tmp_path, model, tiny, arguments, write_category, monkeypatch
 ):
+    arguments, layer = {
+        UniAS: (arguments, "decoder.heads.0"),
+        UniAD: (tiny(UniAD), "transformer.input_projection"),
+    }[model]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = write_category(tmp_path / "data")
     weights = []
     for cache in ("off", "memory"):
         torch.manual_seed(0)
-        model = UniAS(**arguments, principal_component_start=True, feature_cache=cache, learning_rate=0.0)
+        start = {"principal_component_start": True, "feature_cache": cache, "learning_rate": 0.0}
+        detector = model(**{**arguments, **start})
         datamodule = MVTecAD(data, "plate", num_workers=0, train_batch_size=4, seed=0)
-        Engine(max_steps=4, default_root_dir=tmp_path, logger=False).fit(model, datamodule=datamodule)
-        weights.append(model.model.decoder.heads[0].weight.detach().flatten(1))
+        Engine(max_steps=4, default_root_dir=tmp_path, logger=False).fit(detector, datamodule=datamodule)
+        weights.append(detector.model.get_submodule(layer).weight.detach().flatten(1))
     # Directions of equal strength are free to turn; what they span is not.
     spans = [weight.mT @ weight for weight in weights]
     torch.testing.assert_close(*spans, rtol=0.02, atol=0.02 * float(spans[0].abs().max()))

@@ -10,6 +10,7 @@ from .image_score import ImageScore, check_image_score, score_of_map
 from .maps import bilinear_matrix, gaussian_blur, resize_map
 from .position import neighbor_mask, sine_position_encoding, token_grid
 from .preset import CalibratedPreset, with_defaults, without_defaults
+from .principal_components import PrincipalComponents
 
 __all__ = [
     "ArchitectureMismatchError",
@@ -22,6 +23,7 @@ __all__ = [
     "FrozenFeatures",
     "ImageScore",
     "LRSchedule",
+    "PrincipalComponents",
     "TransformerEncoderLayer",
     "UnifiedDetector",
     "backbone_pre_processor",

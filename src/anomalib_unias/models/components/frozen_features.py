@@ -1,6 +1,7 @@
 """Training on features of a frozen network that are computed once."""
 
-from typing import Literal
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch
@@ -83,6 +84,20 @@ class FrozenFeatures(UnifiedDetector):
             list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.
         """
         return self.stored_features(batch) or self.model.extract(batch.image)
+
+    @torch.no_grad()
+    def first_features(self, batches: int) -> list[torch.Tensor]:
+        """Get the features of some training images, those of a pass over the data of its own.
+
+        Args:
+            batches (int): Largest number of batches.
+
+        Returns:
+            list[torch.Tensor]: ``(N, C_l, H_l, W_l)`` for each level.
+        """
+        loader: Any = self.trainer.train_dataloader or ()
+        found = [self.stored_features(batch) or self.frozen_features(batch.image) for batch in islice(loader, batches)]
+        return [torch.cat(level) for level in zip(*found, strict=True)]
 
     def _cache_features(self, images: AnomalibDataset, num_workers: int) -> FeatureDataset:
         backbone = self.model.backbone

@@ -31,6 +31,8 @@ from .loss import UniADLoss
 from .torch_model import UniADModel
 from .transformer import MaskedAttention
 
+_COMPONENT_BATCHES = 8
+
 
 class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One transformer that reconstructs the features of many products.
@@ -60,6 +62,8 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         image_score (ImageScore): Image score from the map: the highest mean of a window of 16x16 pixels
             (``"pooled"``), its ``"max"``, ``"mean"`` or ``"std"``, or the mean of its ``"top"`` 1 % of pixels.
             Defaults to ``"pooled"``.
+        principal_component_start (bool): Whether the projections to and from the transformer are initialised with the
+            principal components of training features instead of random weights. Defaults to ``False``.
         learning_rate (float): Highest learning rate of AdamW. Defaults to ``1e-4``.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
         lr_schedule (LRSchedule): ``"step"`` divides the rate by 10 after 80 % of the run as published,
@@ -108,6 +112,7 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         jitter_scale: float = 20.0,
         jitter_probability: float = 1.0,
         image_score: ImageScore = "pooled",
+        principal_component_start: bool = False,
         learning_rate: float = 1e-4,
         weight_decay: float = 1e-4,
         lr_schedule: LRSchedule = "step",
@@ -135,6 +140,7 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
+        self.principal_component_start = principal_component_start
         self.gradient_clip_norm = gradient_clip_norm
         self.training_steps = training_steps
 
@@ -171,6 +177,16 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             PreProcessor: For images in [0, 1].
         """
         return backbone_pre_processor(image_size or UniAD.default_size, backbone)
+
+    def on_train_start(self) -> None:
+        """Start from the principal components of training features, if asked to."""
+        if self.principal_component_start and self.trainer.global_step == 0:
+            transformer = self.model.transformer
+            with torch.random.fork_rng():
+                (features,) = self.first_features(_COMPONENT_BATCHES)
+                transformer.start_from_principal_components(features)
+            # Each process has seen different images.
+            transformer.load_state_dict(self.trainer.strategy.broadcast(transformer.state_dict()))
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Reconstruct the features of normal images.

@@ -13,6 +13,7 @@ UNIAD_LITE: dict[str, Any] = {
     "hidden_dim": 128,
     "feedforward_dim": 512,
     "dropout": 0.0,
+    "principal_component_start": True,
     "learning_rate": 1.0e-3,
     "lr_schedule": "one_cycle",
     "training_steps": 2000,

@@ -6,7 +6,13 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from anomalib_unias.models.components import AttentionLayer, FeedForward, TransformerEncoderLayer, neighbor_mask
+from anomalib_unias.models.components import (
+    AttentionLayer,
+    FeedForward,
+    PrincipalComponents,
+    TransformerEncoderLayer,
+    neighbor_mask,
+)
 
 MaskedAttention = Literal["encoder", "memory", "output"]
 
@@ -146,6 +152,25 @@ class UniADTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def start_from_principal_components(self, features: torch.Tensor) -> None:
+        """Initialise the two projections with the principal components of features instead of random weights.
+
+        The first channels of a token become the principal components of a position, with unit variance, and the
+        channels of the last token stand for the same components. The layers in between then only have to learn the
+        mapping from one to the other. Not part of the paper.
+
+        Args:
+            features (torch.Tensor): Features of some training images ``(N, C, h, w)``.
+        """
+        positions = features.flatten(2).mT.flatten(0, 1)
+        components = PrincipalComponents.of(positions, self.input_projection.out_features)
+        weight, bias = components.encoding()
+        self.input_projection.weight[: len(weight)] = weight
+        self.input_projection.bias[: len(bias)] = bias
+        self.output_projection.weight[:, : len(weight)] = components.decoding().mT
+        self.output_projection.bias.copy_(components.mean)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Reconstruct features.

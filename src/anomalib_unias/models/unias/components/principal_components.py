@@ -7,14 +7,11 @@ import torch
 from torch import nn
 from torch.nn.functional import unfold
 
+from anomalib_unias.models.components import PrincipalComponents
+
 from .decoder import UniASDecoder
 from .patch_embedding import PatchEmbedding
 from .reconstruction import TransposedHead
-
-# Share of a component's standard deviation that one unit of the decoder state stands for at the start.
-_HEAD_SCALE = 0.3
-# Components with less than this share of the largest standard deviation are noise and are not amplified.
-_SMALLEST_SHARE = 1e-3
 
 
 @torch.no_grad()
@@ -37,23 +34,16 @@ def start_from_principal_components(
     for index, step, head in zip(decoder.reconstructed, decoder.steps, decoder.heads, strict=True):
         embedding = cast("PatchEmbedding", step.patch_embedding).embedding
         if isinstance(embedding, nn.Conv2d) and embedding.in_channels == inputs[index].shape[1]:
-            mean, components, deviation = _principal_components(inputs[index], embedding)
-            whitening = components / deviation.clamp_min(_SMALLEST_SHARE * deviation.max())[:, None]
-            embedding.weight[: len(whitening)] = whitening.view(-1, *embedding.weight.shape[1:])
-            cast("nn.Parameter", embedding.bias)[: len(whitening)] = -whitening @ mean
+            weight, bias = _principal_components(inputs[index], embedding).encoding()
+            embedding.weight[: len(weight)] = weight.view(-1, *embedding.weight.shape[1:])
+            cast("nn.Parameter", embedding.bias)[: len(bias)] = bias
         if isinstance(head, TransposedHead):
-            _, components, deviation = _principal_components(targets[index], head)
-            coloring = _HEAD_SCALE * deviation[:, None] * components
-            head.weight[: len(coloring)] = coloring.view(-1, *head.weight.shape[1:])
+            weight = _principal_components(targets[index], head).decoding()
+            head.weight[: len(weight)] = weight.view(-1, *head.weight.shape[1:])
             cast("nn.Parameter", head.bias).copy_(targets[index].mean(dim=(0, 2, 3)))
 
 
-def _principal_components(
-    images: torch.Tensor, layer: nn.Conv2d | nn.ConvTranspose2d
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean ``(F,)``, components ``(k, F)`` and standard deviations ``(k,)`` of the patches of a layer."""
+def _principal_components(images: torch.Tensor, layer: nn.Conv2d | nn.ConvTranspose2d) -> PrincipalComponents:
+    """Principal components of the patches that a layer reads or writes."""
     patches = unfold(images, layer.kernel_size, stride=layer.stride).mT.flatten(0, 1)
-    mean = patches.mean(dim=0)
-    count = min(layer.weight.shape[0], *patches.shape)
-    _, singular, components = torch.pca_lowrank(patches - mean, q=count, center=False)
-    return mean, components.mT, singular / max(1, len(patches) - 1) ** 0.5
+    return PrincipalComponents.of(patches, layer.weight.shape[0])
