@@ -3,6 +3,7 @@
 import pytest
 import torch
 from anomalib.data import InferenceBatch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from anomalib_unias import CadaPostProcessor
@@ -16,7 +17,7 @@ from anomalib_unias.post_processing.fitting import (
     without_own_influence,
 )
 from anomalib_unias.post_processing.levels import ClusterStatistics, LevelCalibration
-from anomalib_unias.post_processing.selection import Examples, choose_map_power
+from anomalib_unias.post_processing.selection import Examples, choose_map_power, pixel_ap
 
 OPTIONS = CadaPostProcessor().options()
 
@@ -230,28 +231,48 @@ def test_scores_that_may_be_negative_are_shifted() -> None:
     assert apart.max() - apart.min() < 0.25 * (logs.max() - logs.min())
 
 
-def examples(offset: bool) -> tuple[Examples, Tensor]:
-    """Normal and defective images of two kinds with levels 1 and 4; defects rise with the level or do not."""
+def examples(offset: float = 0.0, factor: float = 1.0, count: int = 60, ratio: float = 4.0) -> tuple[Examples, Tensor]:
+    """Normal and defective images of two kinds with levels 1 and ``ratio``."""
     generator = torch.Generator().manual_seed(0)
-    clusters = torch.arange(60) % 2
-    level = torch.tensor([1.0, 4.0])[clusters]
-    maps = (0.5 + torch.rand(60, 6, 6, generator=generator)) * level[:, None, None]
-    masks = torch.zeros(60, 6, 6, dtype=torch.bool)
-    masks[:40, 2:4, 2:4] = True
-    maps[masks] = maps[masks] + 7.0 if offset else 2 * maps[masks]
-    levels = torch.tensor([1.0, 4.0]).log()
-    return Examples(maps, masks, clusters), levels
+    clusters = torch.arange(count) % 2
+    level = torch.tensor([1.0, ratio])[clusters]
+    maps = (0.5 + torch.rand(count, 6, 6, generator=generator)) * level[:, None, None]
+    masks = torch.zeros(count, 6, 6, dtype=torch.bool)
+    masks[: 2 * count // 3, 2:4, 2:4] = True
+    maps[masks] = factor * maps[masks] + offset
+    return Examples(maps, masks, clusters), torch.tensor([1.0, ratio]).log()
 
 
 def test_maps_are_calibrated_as_far_as_that_helps_on_synthetic_defects() -> None:
-    found, levels = examples(offset=False)
+    found, levels = examples(factor=2.0)
     assert choose_map_power(found, levels, logarithm=True) >= 0.75
-    found, levels = examples(offset=True)
+    found, levels = examples(offset=7.0)
     assert choose_map_power(found, levels, logarithm=True) == 0.0
 
 
+def test_a_gain_that_may_be_chance_does_not_calibrate_maps(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        few, many = (
+            choose_map_power(*examples(factor=1.3, count=count, ratio=1.05), logarithm=True) for count in (30, 600)
+        )
+    assert few == 0.0
+    assert many > 0.0
+    # With few images the gain is as large, but less certain.
+    gains = [float(record.args[2]) - float(record.args[3]) for record in caplog.records]
+    assert gains[0] > gains[1] > 0
+
+
+def test_pixel_ap_of_images_that_count_several_times() -> None:
+    found, _ = examples(factor=2.0)
+    weights = torch.randint(3, (2, 60), generator=torch.Generator().manual_seed(0)).float()
+    for row, value in zip(weights, pixel_ap(found.maps, found.masks, weights), strict=True):
+        times = row.long()[:, None, None].expand_as(found.maps).flatten()
+        truth, scores = (part.flatten().repeat_interleave(times) for part in (found.masks, found.maps))
+        assert float(value) == pytest.approx(average_precision_score(truth.numpy(), scores.numpy()), abs=1e-5)
+
+
 def test_without_defects_there_is_nothing_to_choose_by() -> None:
-    found, levels = examples(offset=False)
+    found, levels = examples(factor=2.0)
     normal = Examples(found.maps, torch.zeros_like(found.masks), found.clusters)
     assert choose_map_power(normal, levels, logarithm=True) == 0.0
 
