@@ -87,7 +87,7 @@ class FrozenFeatures(UnifiedDetector):
 
     @torch.no_grad()
     def first_features(self, batches: int) -> list[torch.Tensor]:
-        """Get the features of some training images, those of a pass over the data of its own.
+        """Get the features of some training images, in a pass over the data of its own.
 
         Args:
             batches (int): Largest number of batches.

@@ -31,6 +31,7 @@ from .loss import UniADLoss
 from .torch_model import UniADModel
 from .transformer import MaskedAttention
 
+# Number of batches from whose features the principal components are computed.
 _COMPONENT_BATCHES = 8
 
 
