@@ -16,7 +16,7 @@ _SIDE = 112
 _GOOD_ENOUGH = 0.99
 # A gain of this many standard errors is not by chance.
 _CERTAIN = 2.0
-# Number of bootstrap samples, and of groups of equal scores from which their pixel AP is computed.
+# Number of bootstrap samples, and of groups of neighbouring scores from which their pixel AP is computed.
 _SAMPLES = 200
 _CELLS = 4096
 
@@ -71,7 +71,8 @@ def choose_map_power(examples: Examples, levels: Tensor, logarithm: bool) -> flo
     highest = max(float(values[0]) for values in quality.values())
     best = min(power for power in POWERS if quality[power][0] >= _GOOD_ENOUGH * highest)
     gain = quality[best] - quality[0.0]
-    chosen = best if gain[0] > _CERTAIN * gain[1:].std() else 0.0
+    error = gain[1:].std()
+    chosen = best if gain[0] > _CERTAIN * error else 0.0
     logger.info(
         "CADA: maps are calibrated with power %g. Best on synthetic defects is power %g: pixel AP %.3f, and %.3f with "
         "power 0; the difference has a standard error of %.3f.",
@@ -79,7 +80,7 @@ def choose_map_power(examples: Examples, levels: Tensor, logarithm: bool) -> flo
         best,
         quality[best][0],
         quality[0.0][0],
-        gain[1:].std(),
+        error,
     )
     return chosen
 

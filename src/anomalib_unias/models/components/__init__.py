@@ -10,9 +10,10 @@ from .image_score import ImageScore, check_image_score, score_of_map
 from .maps import bilinear_matrix, gaussian_blur, resize_map
 from .position import neighbor_mask, sine_position_encoding, token_grid
 from .preset import CalibratedPreset, with_defaults, without_defaults
-from .principal_components import PrincipalComponents
+from .principal_components import COMPONENT_BATCHES, PrincipalComponents
 
 __all__ = [
+    "COMPONENT_BATCHES",
     "ArchitectureMismatchError",
     "AttentionLayer",
     "CalibratedPreset",

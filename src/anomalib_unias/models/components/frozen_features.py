@@ -1,7 +1,7 @@
 """Training on features of a frozen network that are computed once."""
 
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch
@@ -85,6 +85,17 @@ class FrozenFeatures(UnifiedDetector):
         """
         return self.stored_features(batch) or self.model.extract(batch.image)
 
+    def features_of_loaded(self, batch: ImageBatch) -> list[torch.Tensor]:
+        """Get the features of a batch as the data loader gives it, stored or computed.
+
+        Args:
+            batch (ImageBatch): A batch with stored features, or with images in [0, 1].
+
+        Returns:
+            list[torch.Tensor]: ``(B, C_l, H_l, W_l)`` for each level.
+        """
+        return self.stored_features(batch) or self.frozen_features(cast("torch.Tensor", batch.image))
+
     @torch.no_grad()
     def first_features(self, batches: int) -> list[torch.Tensor]:
         """Get the features of some training images, in a pass over the data of its own.
@@ -96,7 +107,7 @@ class FrozenFeatures(UnifiedDetector):
             list[torch.Tensor]: ``(N, C_l, H_l, W_l)`` for each level.
         """
         loader: Any = self.trainer.train_dataloader or ()
-        found = [self.stored_features(batch) or self.frozen_features(batch.image) for batch in islice(loader, batches)]
+        found = [self.features_of_loaded(batch) for batch in islice(loader, batches)]
         return [torch.cat(level) for level in zip(*found, strict=True)]
 
     def _cache_features(self, images: AnomalibDataset, num_workers: int) -> FeatureDataset:

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import torch
 
+COMPONENT_BATCHES = 8
+"""Number of batches of training images from whose features the components are computed."""
+
 # Share of a component's standard deviation that one unit of a hidden state stands for at the start.
 _OUTPUT_SCALE = 0.3
 # Components with less than this share of the largest standard deviation are noise and are not amplified.

@@ -16,6 +16,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 
 from anomalib_unias.models.components import (
+    COMPONENT_BATCHES,
     ClippedGradients,
     FeatureCache,
     FrozenFeatures,
@@ -30,9 +31,6 @@ from anomalib_unias.models.components import (
 from .loss import UniADLoss
 from .torch_model import UniADModel
 from .transformer import MaskedAttention
-
-# Number of batches from whose features the principal components are computed.
-_COMPONENT_BATCHES = 8
 
 
 class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
@@ -184,7 +182,7 @@ class UniAD(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         if self.principal_component_start and self.trainer.global_step == 0:
             transformer = self.model.transformer
             with torch.random.fork_rng():
-                (features,) = self.first_features(_COMPONENT_BATCHES)
+                (features,) = self.first_features(COMPONENT_BATCHES)
                 transformer.start_from_principal_components(features)
             # Each process has seen different images.
             transformer.load_state_dict(self.trainer.strategy.broadcast(transformer.state_dict()))

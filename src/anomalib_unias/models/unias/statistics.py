@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from anomalib_unias.models.components import COMPONENT_BATCHES
+
 from .components import PrototypeSelection, image_numbers
 from .components.principal_components import start_from_principal_components
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from .lightning_model import UniAS
 
 _SCALING_BATCHES = 32
-_COMPONENT_BATCHES = 8
 
 
 def learn_statistics(module: "UniAS") -> None:
@@ -34,10 +35,10 @@ def learn_statistics(module: "UniAS") -> None:
         selection = PrototypeSelection(prototypes, len(loader) * trainer.world_size)
     with torch.random.fork_rng(), torch.no_grad():
         for batch in islice(loader, None if fits_prototypes else _SCALING_BATCHES):
-            features = module.stored_features(batch) or module.frozen_features(batch.image)
+            features = module.features_of_loaded(batch)
             for total, feature in zip(sums, features, strict=True):
                 total += feature.square().mean(dim=(0, 2, 3))
-            if batches < _COMPONENT_BATCHES:
+            if batches < COMPONENT_BATCHES:
                 examples.append(features)
             if selection is not None:
                 selection.first_pass(features)
@@ -48,7 +49,7 @@ def learn_statistics(module: "UniAS") -> None:
         if prototypes is not None and selection is not None:
             selection.end_first_pass()
             for batch in loader:
-                features = module.stored_features(batch) or module.frozen_features(batch.image)
+                features = module.features_of_loaded(batch)
                 selection.second_pass(features, image_numbers(batch.image_path))
             selection.end_second_pass()
             # Each process has started the selection from a different patch.
