@@ -25,8 +25,9 @@ class RunLength(SharedCallback):
 
     Lightning validates at the end of epochs, and a run that ends by steps seldom ends there: its thresholds and its
     checkpoint would belong to older weights. Such a run is validated after its last step and, if a callback monitors a
-    metric (``EarlyStopping``, ``ModelCheckpoint``), also after every tenth of the run. If the user has set
-    ``val_check_interval`` or ``check_val_every_n_epoch``, only that setting counts.
+    metric (``EarlyStopping``, ``ModelCheckpoint``), also after every tenth of the run. Without such a callback, a model
+    whose post-processor validates it after the training is validated only then; checkpoints are written after every
+    epoch. If the user has set ``val_check_interval`` or ``check_val_every_n_epoch``, only that setting counts.
     """
 
     def __init__(self) -> None:
@@ -60,11 +61,12 @@ class RunLength(SharedCallback):
             "max_epochs": loop.max_epochs,
             "val_check_interval": validation_interval(trainer),
             "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
+            "limit_val_batches": trainer.limit_val_batches,
         }
         timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         if loop.epoch_loop.max_steps == -1 and loop.max_epochs is None and not timed:
             loop.epoch_loop.max_steps = steps
-        self._plan_validations(trainer, only_steps=loop.max_epochs in {None, -1} and not timed)
+        self._plan_validations(trainer, model, only_steps=loop.max_epochs in {None, -1} and not timed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the run trains."""
@@ -77,11 +79,17 @@ class RunLength(SharedCallback):
         if self._validates_at_end and trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             trainer.val_check_batch = 1
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Allow validations again, before the post-processor is called."""
+        del pl_module
+        self._allow_validations(trainer)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate a resumed model whose run stopped after the last step but before the validation.
 
         Lightning ends such a resumed run at once: its thresholds and its checkpoint would be missing.
         """
+        self._allow_validations(trainer)
         # A calibrated model was validated for its calibration, and its thresholds may come from other images.
         calibrated = getattr(getattr(pl_module, "post_processor", None), "calibration", None) is not None
         if not self._trained and trainer.ckpt_path and trainer.enable_validation and not calibrated:
@@ -97,18 +105,28 @@ class RunLength(SharedCallback):
         del pl_module, stage
         self._end(trainer)
 
-    def _plan_validations(self, trainer: Trainer, *, only_steps: bool) -> None:
-        self._validates_at_end = validation_interval(trainer) == 1.0 and trainer.check_val_every_n_epoch == 1
+    def _plan_validations(self, trainer: Trainer, model: LightningModule, *, only_steps: bool) -> None:
+        # The default is one epoch, 1.0; the number 1 is one batch.
+        default = isinstance(interval := validation_interval(trainer), float) and interval == 1.0
+        self._validates_at_end = default and trainer.check_val_every_n_epoch == 1
         if not self._validates_at_end or not only_steps or trainer.max_steps == -1:
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         monitored = any(getattr(callback, "monitor", None) is not None for callback in callbacks)
+        if not monitored and getattr(getattr(model, "post_processor", None), "validates_after_training", False):
+            trainer.limit_val_batches = 0
+            return
         interval = -(-trainer.max_steps // VALIDATIONS) if monitored else trainer.max_steps
         # Lightning counts the interval in batches, which are steps only without gradient accumulation.
         trainer.val_check_interval = max(1, interval * trainer.accumulate_grad_batches)
         trainer.check_val_every_n_epoch = None
 
+    def _allow_validations(self, trainer: Trainer) -> None:
+        if self._original_limits is not None:
+            trainer.limit_val_batches = self._original_limits["limit_val_batches"]
+
     def _end(self, trainer: Trainer) -> None:
+        self._allow_validations(trainer)
         if self._original_limits is not None:
             trainer.fit_loop.epoch_loop.max_steps = self._original_limits["max_steps"]
             trainer.fit_loop.max_epochs = self._original_limits["max_epochs"]

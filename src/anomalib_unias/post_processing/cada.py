@@ -82,6 +82,9 @@ class CadaPostProcessor(CalibratedPostProcessor):
         True
     """
 
+    validates_after_training = True
+    """Tells :class:`~anomalib_unias.callbacks.RunLength` that a validation before the calibration is not needed."""
+
     def __init__(
         self,
         variant: Variant = "cada",

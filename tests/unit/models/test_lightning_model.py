@@ -164,6 +164,38 @@ class TestLengthOfARun:
         assert saved["global_step"] == steps
         run.test(model, datamodule=data)
 
+    @pytest.mark.parametrize("limit", [{}, {"limit_val_batches": 1}, {"limit_val_batches": 0}])
+    def test_a_calibrated_run_is_validated_once_after_its_calibration(self, tmp_path, build, data, limit):
+        """Three batches an epoch: the run ends in the middle of one."""
+        calibrated, saved = [], []
+
+        class Validated(Callback):
+            def on_validation_batch_end(self, _trainer, module, *_):
+                calibrated.append(module.post_processor.calibration is not None)
+
+            def on_save_checkpoint(self, trainer, *_):
+                saved.append(trainer.global_step)
+
+        run = engine(tmp_path, callbacks=[Validated()], **limit)
+        model = build(post_processor=CadaPostProcessor(held_out_fraction=0.5))
+        run.fit(model, datamodule=data)
+        assert calibrated == [True] * min(len(data.val_dataloader()), limit.get("limit_val_batches", 99))
+        assert run.trainer.limit_val_batches == limit.get("limit_val_batches", 1.0)
+        assert saved[-1] == 4
+        assert torch.load(run.best_model_path, weights_only=True)["anomalib_post_processor_config"]["calibration"]
+
+    @pytest.mark.parametrize("arguments", [{"max_epochs": 1}, {"max_steps": 2, "val_check_interval": 1}])
+    def test_a_calibrated_run_is_validated_as_the_user_says(self, tmp_path, build, data, arguments):
+        validated = []
+
+        class Validated(Callback):
+            def on_validation_end(self, _trainer, module):
+                validated.append(module.post_processor.calibration is not None)
+
+        model = build(post_processor=CadaPostProcessor(held_out_fraction=0.5))
+        engine(tmp_path, callbacks=[Validated()], **arguments).fit(model, datamodule=data)
+        assert validated == [False] * arguments.get("max_steps", 1) + [True]
+
     @pytest.mark.parametrize("arguments", [{"val_check_interval": 2}, {"check_val_every_n_epoch": 2}])
     def test_validation_as_the_user_says(self, tmp_path, build, data, arguments):
         given = (arguments.get("val_check_interval", 1.0), arguments.get("check_val_every_n_epoch", 1))
