@@ -68,7 +68,7 @@ class Recorder(CadaPostProcessor):
         training, unseen = run.images().values()
         if leave_one_out:
             unseen = training
-            self.default_data = runs.collect({"training": training}, keep_maps=False)
+            self.default_data = runs.collect({"training": training}, keep_maps=False, keep_pixels=False)
         self.levels = fit_calibration(self.default_data, replace(self.options(), **_VARIANTS[DEFAULT]))
         run.set_powers(self.levels, runs, unseen, training)
         self.seconds = time.perf_counter() - started

@@ -75,15 +75,17 @@ def calibrate(output: InferenceBatch, prediction: NormalScores, image_score: Sco
         output (InferenceBatch): Maps ``(B, 1, H, W)`` or ``(B, H, W)``, and scores.
         prediction (NormalScores): Offsets and scales of each image.
         image_score (ScoreSource): Source of the image score: the mean of the ``"top"`` 1 % of the calibrated map, its
-            ``"max"``, or the score of the ``"model"``.
+            ``"max"``, or the score of the ``"model"``, by default the maximum of its map.
 
     Returns:
         InferenceBatch: Calibrated maps, and scores ``(B,)`` (in the shape of the model's scores if they come from it).
     """
     anomaly_map = _transform(cast("Tensor", output.anomaly_map), prediction.map_offset, prediction.map_scale)
     pixels = anomaly_map.flatten(1)
-    if image_score == "model" and output.pred_score is not None:
-        score = _transform(output.pred_score, prediction.score_offset, prediction.score_scale)
+    if image_score == "model":
+        highest = cast("Tensor", output.anomaly_map).flatten(1).amax(dim=1)
+        own = highest if output.pred_score is None else output.pred_score
+        score = _transform(own, prediction.score_offset, prediction.score_scale)
     elif image_score == "top":
         # The size of a map does not depend on the batch, so the number of pixels is a constant of an exported graph.
         score = pixels.topk(max(1, int(pixels.shape[1]) // _SHARE_OF_TOP), dim=1, sorted=False).values.mean(dim=1)

@@ -16,6 +16,7 @@ from .clusters import image_descriptors
 
 # The grid of a ResNet's last stage at 224 pixels. The paper's head pools anyway; finer grids only cost memory.
 _MAP_SIDE = 7
+_PIXELS = 1001
 
 
 class CalibrationDataError(ValueError):
@@ -33,6 +34,7 @@ class CalibrationData:
         categories: Category of each image, or ``None`` if the data set has none.
         unseen: Which images the model was not trained on, ``(N,)`` bool.
         maps: Deepest feature maps, see :func:`shrink`, ``(N, C, H, W)``, float16; ``None`` if they are not kept.
+        pixels: Pixels of the anomaly map, see :func:`pixel_sample`, ``(N, P)``, float32; ``None`` if they are not kept.
     """
 
     descriptors: Tensor
@@ -41,6 +43,7 @@ class CalibrationData:
     categories: list[str] | None
     unseen: Tensor
     maps: Tensor | None = None
+    pixels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.statistics)
@@ -59,8 +62,13 @@ class CalibrationData:
             scores=torch.cat([self.scores, other.scores]),
             categories=[*(self.categories or ()), *(other.categories or ())] if both else None,
             unseen=torch.cat([self.unseen, other.unseen]),
-            maps=torch.cat([self.maps, other.maps]) if self.maps is not None and other.maps is not None else None,
+            maps=_both(self.maps, other.maps),
+            pixels=_both(self.pixels, other.pixels),
         )
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return torch.cat([first, second]) if first is not None and second is not None else None
 
 
 @dataclass
@@ -71,6 +79,7 @@ class _Row:
     score: Tensor
     category: str | None
     map: Tensor | None
+    pixels: Tensor | None
 
 
 ModelOutput = tuple[Sequence[Tensor], InferenceBatch]
@@ -83,6 +92,7 @@ def collect(
     *,
     unseen: bool,
     keep_maps: bool,
+    keep_pixels: bool,
     rank: int = 0,
     processes: int = 1,
     progress: Callable[[DataLoader], Iterable[ImageBatch]] = iter,
@@ -95,6 +105,7 @@ def collect(
         run (Callable[[ImageBatch], ModelOutput]): Computes the features and the output for a batch.
         unseen (bool): Whether the model was not trained on these images.
         keep_maps (bool): Whether to keep the deepest feature maps.
+        keep_pixels (bool): Whether to keep pixels of the anomaly maps.
         rank (int): Index of this process. Defaults to ``0``.
         processes (int): Number of processes that share the work; all of them get all results. Defaults to ``1``.
         progress (Callable[[DataLoader], Iterable[ImageBatch]]): Shows the progress. Defaults to showing nothing.
@@ -123,7 +134,10 @@ def collect(
     for batch in progress(loader):
         paths = batch.image_path
         features, output = run(batch)
-        rows += _rows(indices[len(rows) :], paths, features, output, getattr(batch, "category", None), keep_maps)
+        pixels = pixel_sample(output) if keep_pixels else None
+        rows += _rows(
+            indices[len(rows) :], paths, features, output, getattr(batch, "category", None), keep_maps, pixels
+        )
     return _join(_gather(rows, processes), unseen=unseen)
 
 
@@ -134,6 +148,7 @@ def _rows(
     output: InferenceBatch,
     categories: Sequence[str] | None,
     keep_maps: bool,
+    pixels: Tensor | None,
 ) -> list[_Row]:
     statistics, scores = map_statistics(output).cpu(), image_scores(output).cpu()
     if not torch.isfinite(statistics).all():
@@ -151,6 +166,7 @@ def _rows(
             score=scores[i].clone(),
             category=categories[i] if categories else None,
             map=pooled[i].clone() if pooled is not None else None,
+            pixels=pixels[i].clone() if pixels is not None else None,
         )
         for i in range(len(statistics))
     ]
@@ -173,6 +189,20 @@ def map_statistics(output: InferenceBatch) -> Tensor:
         raise CalibrationDataError(msg)
     pixels = output.anomaly_map.flatten(1).float()
     return torch.stack([pixels.mean(dim=1), pixels.amax(dim=1), pixels.std(dim=1), pixels.amin(dim=1)], dim=1)
+
+
+def pixel_sample(output: InferenceBatch) -> Tensor:
+    """Select pixels of anomaly maps, evenly spaced by rank, from the highest to the lowest score.
+
+    Args:
+        output (InferenceBatch): Output with maps ``(B, 1, H, W)`` or ``(B, H, W)``.
+
+    Returns:
+        Tensor: ``(B, P)``, float32, on the CPU; P is 1,001, or the number of pixels if that is smaller.
+    """
+    pixels = cast("Tensor", output.anomaly_map).flatten(1).float().sort(dim=1, descending=True).values
+    ranks = torch.linspace(0, pixels.shape[1] - 1, min(_PIXELS, pixels.shape[1])).round().long()
+    return pixels[:, ranks.to(pixels.device)].cpu()
 
 
 def image_scores(output: InferenceBatch) -> Tensor:
@@ -199,6 +229,7 @@ def _gather(rows: list[_Row], processes: int) -> list[_Row]:
 def _join(rows: Sequence[_Row], *, unseen: bool) -> CalibrationData:
     categories = [row.category for row in rows if row.category is not None]
     maps = [row.map for row in rows if row.map is not None]
+    pixels = [row.pixels for row in rows if row.pixels is not None]
     return CalibrationData(
         descriptors=torch.stack([row.descriptor for row in rows]),
         statistics=torch.stack([row.statistics for row in rows]),
@@ -206,6 +237,7 @@ def _join(rows: Sequence[_Row], *, unseen: bool) -> CalibrationData:
         categories=categories if len(categories) == len(rows) else None,
         unseen=torch.full((len(rows),), unseen),
         maps=torch.stack(maps) if maps else None,
+        pixels=torch.stack(pixels) if pixels else None,
     )
 
 

@@ -1,10 +1,11 @@
 """Calibrates a model at the end of its training."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, InferenceBatch
 from anomalib.data.utils import ValSplitMode
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Trainer
@@ -15,10 +16,10 @@ from anomalib_unias.compat.scores import set_thresholds
 from anomalib_unias.compat.trainer import validate_again
 from anomalib_unias.metrics.thresholds import FalseAlarmThreshold
 
-from .calibration import Calibration, calibrate
+from .calibration import Calibration, NormalScores, calibrate
 from .calibration_data import CalibrationData, CalibrationDataError, at_most, evaluated_like, normal_images
 from .checkpoint_files import load_best_weights, rewrite_checkpoints
-from .fitting import without_own_influence
+from .fitting import calibrated_by_others
 from .levels import LevelCalibration
 from .model_runs import ModelRuns
 from .selection import choose_map_power
@@ -80,11 +81,12 @@ class CalibrationRun:
             CalibrationDataError: If there are no normal images, or the model has no finite anomaly maps.
         """
         cada, trainer, module = self._post_processor, self._trainer, self._module
+        options = cada.options()
         step = load_best_weights(trainer, module)
         runs = ModelRuns(trainer, module, cada.tap, leave_one_out=self._targets == "leave_one_out")
         images = self.images()
         *_, unseen = images.values()  # the training images themselves for "training" and "leave_one_out"
-        data = runs.collect(images, keep_maps=cada.options().needs_maps)
+        data = runs.collect(images, keep_maps=options.needs_maps, keep_pixels=options.by_clusters)
         calibration = cada.calibration = cada.fit(data).to(module.device)
         if isinstance(calibration, LevelCalibration):
             self.set_powers(calibration, runs, unseen, images["training"])
@@ -93,7 +95,7 @@ class CalibrationRun:
         # after it.
         validate_again(trainer)
         if cada.threshold == "false_alarm_rate" and self._targets != "training":
-            self._take_thresholds(calibration, runs, unseen, data)
+            self._take_thresholds(self._normal(calibration, runs, unseen, data))
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
 
@@ -151,33 +153,34 @@ class CalibrationRun:
         cada = self._post_processor
         return TrainingData.of(self._trainer).hold_out(self._trainer, cada.held_out_fraction, cada.seed)
 
-    def _take_thresholds(
-        self, calibration: Calibration, runs: ModelRuns, unseen: AnomalibDataset, data: CalibrationData
-    ) -> None:
-        """Compute thresholds from unseen normal images; image scores are calibrated by the other images only."""
+    def _take_thresholds(self, normal: Iterable[tuple[InferenceBatch, NormalScores]]) -> None:
+        """Compute thresholds from outputs for unseen normal images and their calibrations."""
         cada = self._post_processor
         scores = FalseAlarmThreshold(["pred_score", "gt_label"], false_alarm_rate=cada.false_alarm_rate)
         pixels = FalseAlarmThreshold(["anomaly_map", "gt_label"], false_alarm_rate=cada.pixel_false_alarm_rate)
-        by_others = without_own_influence(calibration, data) if isinstance(calibration, LevelCalibration) else None
-        first = 0
-        for batch, (features, output) in runs.outputs(unseen, "thresholds"):
-            prediction = calibration(features, getattr(batch, "category", None))
-            if by_others is not None:
-                offset, scale = (part[first : first + len(features[0])] for part in by_others)
-                prediction = prediction._replace(score_offset=offset, score_scale=scale)
-                first += len(offset)
+        for output, prediction in normal:
             calibrated = calibrate(output, prediction, cada.source_of_score)
             score = cast("Tensor", calibrated.pred_score).flatten().cpu()
             cada.widen_range(calibrated)
-            normal = ImageBatch(
-                image=batch.image,
+            batch = ImageBatch(
+                image=torch.zeros(len(score), 3, 1, 1),
                 gt_label=torch.zeros(len(score), dtype=torch.bool),
                 pred_score=score,
                 anomaly_map=calibrated.anomaly_map,
             )
             for metric in (scores, pixels):
-                metric.update(normal)
+                metric.update(batch)
         set_thresholds(cada, scores.compute(), pixels.compute())
+
+    def _normal(
+        self, calibration: Calibration, runs: ModelRuns, unseen: AnomalibDataset, data: CalibrationData
+    ) -> Iterator[tuple[InferenceBatch, NormalScores]]:
+        """Get outputs for unseen normal images, and their calibrations."""
+        if isinstance(calibration, LevelCalibration) and self._post_processor.source_of_score == "model":
+            yield calibrated_by_others(calibration, data)
+            return
+        for batch, (features, output) in runs.outputs(unseen, "thresholds"):
+            yield output, calibration(features, getattr(batch, "category", None))
 
     def _complete(self, checkpoint: dict[str, Any]) -> None:
         """Add the calibration to a checkpoint that was written before the calibration."""

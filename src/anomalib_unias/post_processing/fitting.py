@@ -6,11 +6,12 @@ from math import exp
 from typing import Any, Literal, cast, get_args
 
 import torch
+from anomalib.data import InferenceBatch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
 
-from .calibration import Calibration, ScoreSource
+from .calibration import Calibration, NormalScores, ScoreSource
 from .calibration_data import CalibrationData, CalibrationDataError
 from .clusters import ImageClusters
 from .levels import ClusterStatistics, LevelCalibration
@@ -166,6 +167,27 @@ def without_own_influence(calibration: LevelCalibration, data: CalibrationData) 
     statistics = ClusterStatistics.fit(values, cluster, len(calibration.clusters), data.trusted)
     levels, spreads = statistics.without_each(values[data.trusted], cluster[data.trusted])
     return calibration.of_scores(levels.to(device), spreads.to(device))
+
+
+def calibrated_by_others(calibration: LevelCalibration, data: CalibrationData) -> tuple[InferenceBatch, NormalScores]:
+    """Get the trusted images of a calibration, with image scores calibrated by the other images only.
+
+    Args:
+        calibration (LevelCalibration): A calibration that was fitted to the data.
+        data (CalibrationData): Data of normal images, with pixels.
+
+    Returns:
+        tuple[InferenceBatch, NormalScores]: Scores ``(N,)``, pixels in place of the maps ``(N, 1, 1, P)``, and how they
+        are calibrated.
+    """
+    device = calibration.clusters.centers.device
+    output = InferenceBatch(
+        pred_score=data.scores[data.trusted].to(device),
+        anomaly_map=cast("Tensor", data.pixels)[data.trusted][:, None, None].to(device),
+    )
+    prediction = calibration.of_clusters(calibration.clusters.assign(data.descriptors[data.trusted].to(device)))
+    offset, scale = without_own_influence(calibration, data)
+    return output, prediction._replace(score_offset=offset, score_scale=scale)
 
 
 def _fit_levels(clusters: ImageClusters, data: CalibrationData) -> LevelCalibration:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .calibration import Calibration, NormalScores
-from .clusters import ImageClusters
+from .clusters import Assignment, ImageClusters
 
 _PRIOR = 10
 # Clusters with fewer unseen images have the common spread, because a single outlier would decide.
@@ -60,7 +60,11 @@ class LevelCalibration(Calibration):
     def forward(self, maps: Sequence[Tensor], categories: Sequence[str] | None = None) -> NormalScores:
         """See the base class."""
         del categories
-        cluster, distance = self.clusters(maps)
+        return self.of_clusters(self.clusters(maps))
+
+    def of_clusters(self, assignment: Assignment) -> NormalScores:
+        """Get offsets and scales of images from their clusters."""
+        cluster, distance = assignment
         of_map = self._shift(self.map_power * self.map_levels[cluster], self.map_logarithm)
         of_score = self.of_scores(self.score_levels[cluster], self.score_spreads[cluster])
         return NormalScores(*of_map, *of_score, self.unfamiliar(distance))

@@ -46,13 +46,14 @@ class ModelRuns:
         self._tap = tap
         self._leave_one_out = leave_one_out
 
-    def collect(self, images: Mapping[str, AnomalibDataset], *, keep_maps: bool) -> CalibrationData:
+    def collect(self, images: Mapping[str, AnomalibDataset], *, keep_maps: bool, keep_pixels: bool) -> CalibrationData:
         """Run the model on the normal images of some data sets; the processes of a run share the work.
 
         Args:
             images (Mapping[str, AnomalibDataset]): Data sets by name. All but ``"training"`` are unseen, or all with
                 ``leave_one_out``.
             keep_maps (bool): Whether to keep the deepest feature maps.
+            keep_pixels (bool): Whether to keep pixels of the anomaly maps.
 
         Returns:
             CalibrationData: Data of all normal images.
@@ -66,6 +67,7 @@ class ModelRuns:
                     partial(self._run, leave_out=self._leave_one_out),
                     unseen=self._leave_one_out or name != "training",
                     keep_maps=keep_maps,
+                    keep_pixels=keep_pixels,
                     rank=self._trainer.global_rank,
                     processes=self._trainer.world_size,
                     progress=partial(progress.track, description=f"CADA: {name} images"),

@@ -12,6 +12,7 @@ from anomalib_unias.post_processing.calibration_data import (
     CalibrationData,
     CalibrationDataError,
     map_statistics,
+    pixel_sample,
     shrink,
 )
 from anomalib_unias.post_processing.clusters import image_descriptors
@@ -272,6 +273,19 @@ def test_statistics_of_maps() -> None:
     torch.testing.assert_close(map_statistics(InferenceBatch(anomaly_map=maps[:, 0])), torch.tensor(expected))
     with pytest.raises(CalibrationDataError, match="no anomaly map"):
         map_statistics(InferenceBatch(pred_score=torch.zeros(3)))
+
+
+def test_some_pixels_stand_for_a_map() -> None:
+    maps = torch.rand(3, 1, 60, 50, generator=torch.Generator().manual_seed(0)) ** 4
+    pixels = pixel_sample(InferenceBatch(anomaly_map=maps))
+    assert pixels.shape == (3, 1001)
+    torch.testing.assert_close(pixels[:, 0], maps.amax(dim=(1, 2, 3)))
+    torch.testing.assert_close(pixels[:, -1], maps.amin(dim=(1, 2, 3)))
+    for level in (0.01, 0.1, 0.9):
+        shares = [(scores > level).float().mean(dim=1) for scores in (pixels, maps.flatten(1))]
+        torch.testing.assert_close(*shares, atol=1.5e-3, rtol=0)
+    small = torch.arange(6.0).view(1, 2, 3)
+    assert pixel_sample(InferenceBatch(anomaly_map=small)).tolist() == [[5, 4, 3, 2, 1, 0]]
 
 
 def test_large_feature_maps_shrink_and_keep_their_mean() -> None:

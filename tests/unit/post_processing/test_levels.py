@@ -11,6 +11,7 @@ from anomalib_unias.post_processing.calibration import calibrate
 from anomalib_unias.post_processing.calibration_data import CalibrationData
 from anomalib_unias.post_processing.clusters import ImageClusters
 from anomalib_unias.post_processing.fitting import (
+    calibrated_by_others,
     empty_calibration,
     fit_calibration,
     specification,
@@ -286,3 +287,33 @@ def test_images_of_a_product_that_was_left_out_are_unfamiliar() -> None:
     flagged = calibration([new[:, :, None, None]]).unfamiliar
     assert flagged[labels == 0].all()
     assert flagged[labels > 0].float().mean() <= 0.02
+
+
+def test_thresholds_come_from_each_unseen_image_as_the_others_calibrate_it() -> None:
+    descriptors, _, logs = products(3, 80)
+    unseen = torch.arange(240) % 80 >= 20
+    data = known(descriptors, logs.exp(), unseen)
+    data.pixels = logs.exp()[:, None] * torch.linspace(1, 0.1, 7)
+    calibration = fit_calibration(data, OPTIONS)
+    output, prediction = calibrated_by_others(calibration, data)
+    torch.testing.assert_close(output.pred_score, data.scores[unseen])
+    torch.testing.assert_close(output.anomaly_map[:, 0, 0], data.pixels[unseen])
+    own = calibration([descriptors[unseen][:, :, None, None]])
+    torch.testing.assert_close((prediction.map_offset, prediction.map_scale), (own.map_offset, own.map_scale))
+    torch.testing.assert_close(
+        (prediction.score_offset, prediction.score_scale), without_own_influence(calibration, data)
+    )
+    assert not torch.allclose(prediction.score_scale, own.score_scale, rtol=1e-3)
+
+
+def test_a_model_without_image_scores_has_those_of_its_maps() -> None:
+    descriptors, _, logs = products(3, 40)
+    calibration = fit_calibration(known(descriptors, logs.exp(), torch.ones(120, dtype=torch.bool)), OPTIONS)
+    calibration.map_power.zero_()
+    maps = logs.exp()[:, None, None, None] * torch.linspace(0.1, 1, 4).view(1, 1, 2, 2)
+    prediction = calibration([descriptors[:, :, None, None]])
+    given, missing = (
+        calibrate(InferenceBatch(pred_score=score, anomaly_map=maps), prediction, "model").pred_score
+        for score in (logs.exp(), None)
+    )
+    torch.testing.assert_close(missing, given)
