@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_unias import CadaPostProcessor
 from anomalib_unias.backbones import backbone_statistics
 from anomalib_unias.models.components import ArchitectureMismatchError
-from anomalib_unias.models.unias import UniAS
+from anomalib_unias.models.unias import UniAS, UniASLite
 from anomalib_unias.post_processing import MissingCalibrationError
 
 
@@ -403,6 +403,30 @@ def test_network_of_timm_stays_that_of_timm(build, tmp_path):
     stock = build(backbone="efficientnet_lite0", pre_trained=False)
     path = saved(stock, tmp_path / "model.ckpt")
     assert UniAS.load_from_checkpoint(path).hparams.backbone == "efficientnet_lite0"
+
+
+def test_former_checkpoint_is_smoothed_as_it_was(build, tmp_path):
+    arguments = {"prototypes": 4, "channel_branch": False}
+    model = build(**arguments)
+    path = saved(model, tmp_path / "former.ckpt")
+    content = torch.load(path, weights_only=True)
+    assert content["hyper_parameters"].pop("prototype_smoothing") == 2
+    torch.save(content, path)
+    images = torch.rand(1, 3, 64, 96)
+    expected = model.eval().model(images).anomaly_map
+    opened, given = UniASLite.load_from_checkpoint(path), build(**arguments, prototype_smoothing=1)
+    given.load_state_dict(content["state_dict"])
+    assert not torch.equal(given.eval().model(images).anomaly_map, expected)
+    given.on_load_checkpoint(content)
+    for one in (opened, given):
+        assert one.hparams.prototype_smoothing == 2
+        assert torch.equal(one.eval().model(images).anomaly_map, expected)
+
+
+@pytest.mark.parametrize("sigma", [0, -1.5, float("nan")])
+def test_smoothing_is_positive(build, sigma):
+    with pytest.raises(ValueError, match=f"prototype_smoothing is a standard deviation .* larger than 0, got {sigma}"):
+        build(prototype_smoothing=sigma)
 
 
 def test_pre_processor_follows_the_backbone(build):

@@ -321,7 +321,7 @@ def test_geometric_mean_of_distances_is_multiplied_into_the_map():
     generator = AnomalyMapGenerator([2, 1], (16, 16), blur=False, weights=[1, 0.5])
     first, second = generator.level_maps(targets, reconstructions)
     distances = [torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)]
-    expected = generator.prototype_smoother(first * second.sqrt() * (distances[0] * distances[1]).sqrt())
+    expected = generator.product_smoother(first * second.sqrt() * (distances[0] * distances[1]).sqrt())
     found = generator(targets, reconstructions, distances)
     torch.testing.assert_close(found[..., ::15, ::15], expected[..., ::7, ::7])
 

@@ -15,7 +15,7 @@ class AnomalyMapGenerator(nn.Module):
     """Multiply the cosine distances of all levels.
 
     Each distance is resized to half the image size and smoothed, deeper levels less. The geometric mean of the
-    distances to prototypes is one more factor; the product is then smoothed once more.
+    distances to prototypes is one more factor; the product is then smoothed by a Gaussian.
 
     Args:
         patch_sizes (Sequence[int]): Feature pixels of each reconstructed level per token, shallow to deep.
@@ -24,9 +24,12 @@ class AnomalyMapGenerator(nn.Module):
             Defaults to ``True``.
         weights (Sequence[float] | None): Exponent of each level's map in the product, shallow to deep; ``None`` for 1
             as in the paper. Defaults to ``None``.
+        smoothing (float): Standard deviation of the Gaussian, in pixels of half the image size, positive. Defaults to
+            ``2.0``, as in PatchCore.
 
     Raises:
-        ValueError: If the number of weights is not the number of levels, or one is negative.
+        ValueError: If the number of weights is not the number of levels, one is negative, or ``smoothing`` is not
+            positive.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class AnomalyMapGenerator(nn.Module):
         image_size: tuple[int, int],
         blur: bool = True,
         weights: Sequence[float] | None = None,
+        smoothing: float = 2.0,
     ) -> None:
         super().__init__()
         self.weights = tuple(weights) if weights is not None else (1.0,) * len(patch_sizes)
@@ -48,8 +52,14 @@ class AnomalyMapGenerator(nn.Module):
         self.smoothers = nn.ModuleList(
             gaussian_blur(kernel / 3, kernel, channels=1) if blur else nn.Identity() for kernel in kernels
         )
-        # The smoothing of PatchCore, sigma = 4 pixels of the image.
-        self.prototype_smoother = gaussian_blur(2.0, 13, channels=1)
+        self.smooth_product(smoothing)
+
+    def smooth_product(self, sigma: float) -> None:
+        """Set the standard deviation of the Gaussian that smooths the product, see ``smoothing``."""
+        if not sigma > 0:
+            msg = f"prototype_smoothing is a standard deviation in pixels, larger than 0, got {sigma}."
+            raise ValueError(msg)
+        self.product_smoother = gaussian_blur(sigma, 2 * int(3 * sigma) + 1, channels=1)
 
     def forward(
         self,
@@ -76,7 +86,7 @@ class AnomalyMapGenerator(nn.Module):
         ]
         product = reduce(mul, weighted)
         if distances:
-            product = self.prototype_smoother(product)
+            product = self.product_smoother(product)
         return resize_map(product, self.image_size, align_corners=True)
 
     def level_maps(

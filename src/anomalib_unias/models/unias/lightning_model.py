@@ -33,6 +33,8 @@ from .loss import UniASLoss
 from .statistics import learn_statistics
 from .torch_model import FeatureScaling, UniASModel
 
+_SMOOTHING = 2.0
+
 
 class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """One model that segments the anomalies of many products.
@@ -74,6 +76,8 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         prototypes (int): Number of prototypes of normal features for each kind of image and each view; the geometric
             mean of the distances to them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none
             as in the paper. Defaults to ``0``.
+        prototype_smoothing (float): Standard deviation of the Gaussian that smooths this product, in pixels of half the
+            image size. Defaults to ``2.0``, as in PatchCore.
         principal_component_start (bool): Whether patch embeddings and transposed heads are initialised with the
             principal components of training features instead of random weights. Defaults to ``False``.
         image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
@@ -136,6 +140,7 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
         prototypes: int = 0,
+        prototype_smoothing: float = _SMOOTHING,
         principal_component_start: bool = False,
         image_score: ImageScore = "max",
         flatten_cosine: bool = False,
@@ -192,6 +197,7 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
             feature_scaling=feature_scaling,
             level_weights=level_weights,
             prototypes=prototypes,
+            prototype_smoothing=prototype_smoothing,
             image_score=image_score,
         )
         self.loss = UniASLoss(flatten_cosine=flatten_cosine)
@@ -244,6 +250,8 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore a checkpoint, whatever the number of kinds of images that its prototypes have.
 
+        Checkpoints from before ``prototype_smoothing`` was an argument have a smoothing of 2 pixels.
+
         Args:
             checkpoint (dict[str, Any]): Lightning checkpoint.
 
@@ -252,6 +260,9 @@ class UniAS(ClippedGradients, FrozenFeatures, AnomalibModule):  # type: ignore[m
         """
         if self.model.prototypes is not None:
             self.model.prototypes.prepare_for(checkpoint["state_dict"], "model.prototypes.")
+        if "prototype_smoothing" not in checkpoint.get("hyper_parameters", {}):
+            self.hparams["prototype_smoothing"] = _SMOOTHING
+            self.model.anomaly_map_generator.smooth_product(_SMOOTHING)
         super().on_load_checkpoint(checkpoint)
 
     def resize_state(self, state_dict: dict[str, torch.Tensor], saved_size: tuple[int, int]) -> None:

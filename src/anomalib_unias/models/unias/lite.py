@@ -22,11 +22,12 @@ UNIAS_LITE: dict[str, Any] = {
     "levels": [2, 3, 4],
     "level_weights": [0.05, 0.03, 0.03],
     "prototypes": 2000,
+    "prototype_smoothing": 1.5,
     "image_score": "max",
     "principal_component_start": True,
     "learning_rate": 2.0e-3,
     "lr_schedule": "one_cycle",
-    "training_steps": 2000,
+    "training_steps": 1200,
 }
 """Argument of :class:`UniAS` -> its default in :class:`UniASLite`. The preset is defined only here."""
 

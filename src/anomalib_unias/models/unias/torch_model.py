@@ -56,6 +56,8 @@ class UniASModel(nn.Module):
         prototypes (int): Number of prototypes of normal features for each kind of image and each view; the geometric
             mean of the distances to them is multiplied into the anomaly map, see :class:`NormalPrototypes`; 0 for none
             as in the paper. Defaults to ``0``.
+        prototype_smoothing (float): Standard deviation of the Gaussian that smooths this product, in pixels of half the
+            image size. Defaults to ``2.0``, as in PatchCore.
         image_score (ImageScore): Image score from the map: its ``"max"``, ``"mean"`` or ``"std"``, the mean of its
             ``"top"`` 1 % of pixels, or the highest mean of a window of 16x16 pixels (``"pooled"``).
             Defaults to ``"max"``.
@@ -92,6 +94,7 @@ class UniASModel(nn.Module):
         feature_scaling: FeatureScaling = "balanced",
         level_weights: Sequence[float] | None = None,
         prototypes: int = 0,
+        prototype_smoothing: float = 2.0,
         image_score: ImageScore = "max",
     ) -> None:
         super().__init__()
@@ -135,7 +138,11 @@ class UniASModel(nn.Module):
             reconstruction_head=reconstruction_head,
         )
         self.anomaly_map_generator = AnomalyMapGenerator(
-            [patch_sizes[index] for index in self.decoder.reconstructed], image_size, blur_maps, level_weights
+            [patch_sizes[index] for index in self.decoder.reconstructed],
+            image_size,
+            blur_maps,
+            level_weights,
+            prototype_smoothing,
         )
 
     def forward(
