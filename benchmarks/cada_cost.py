@@ -29,11 +29,12 @@ from benchmarks.speed import Predictor, compiled, in_turns
 
 from anomalib_unias import CadaPostProcessor, UniAS
 from anomalib_unias.post_processing import OrderPreservingPostProcessor
-from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics, shrink
+from anomalib_unias.post_processing.calibration_data import CalibrationData, map_statistics
 from anomalib_unias.post_processing.calibration_run import MOST_IMAGES
 from anomalib_unias.post_processing.clusters import image_descriptors
 from anomalib_unias.post_processing.encoders import FeatureTap, find_feature_layer
 from anomalib_unias.post_processing.fitting import fit_calibration
+from anomalib_unias.post_processing.regression import shrink
 
 OUTPUT = Path("benchmarks/results/cada_cost.csv")
 _SIZES = {8659: 12, 36_000: 30, 150_000: 200}

@@ -13,9 +13,8 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Subset
 
 from .clusters import image_descriptors
+from .regression import shrink
 
-# The grid of a ResNet's last stage at 224 pixels. The paper's head pools anyway; finer grids only cost memory.
-_MAP_SIDE = 7
 _PIXELS = 1001
 
 
@@ -210,12 +209,6 @@ def image_scores(output: InferenceBatch) -> Tensor:
     if output.pred_score is not None:
         return output.pred_score.flatten().float()
     return cast("Tensor", output.anomaly_map).flatten(1).float().amax(dim=1)
-
-
-def shrink(features: Tensor) -> Tensor:
-    """Pool feature maps ``(B, C, H, W)`` to 7 to 13 positions per side, if there are more."""
-    factors = [max(1, side // _MAP_SIDE) for side in features.shape[-2:]]
-    return torch.nn.functional.avg_pool2d(features, factors) if max(factors) > 1 else features
 
 
 def _gather(rows: list[_Row], processes: int) -> list[_Row]:

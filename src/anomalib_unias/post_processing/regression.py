@@ -12,10 +12,12 @@ from torch.nn import functional
 _CHECK_EVERY = 250
 _PATIENCE = 4
 _CLIP_NORM = 1.0
+# The grid of a ResNet's last stage at 224 pixels, for which the paper's head is made; finer grids only cost memory.
+_MAP_SIDE = 7
 
 
 class FeatureHead(nn.Module):
-    """Convolutions, pooling, dropout and linear layers.
+    """Convolutions, pooling, dropout and linear layers, on maps that are pooled by :func:`shrink`.
 
     Args:
         channels (int): Channels of the feature map.
@@ -58,7 +60,13 @@ class FeatureHead(nn.Module):
         Returns:
             Tensor: ``(B, outputs)``.
         """
-        return self.linear(self.convolutions(features).mean(dim=(2, 3)))
+        return self.linear(self.convolutions(shrink(features)).mean(dim=(2, 3)))
+
+
+def shrink(features: Tensor) -> Tensor:
+    """Pool feature maps ``(B, C, H, W)`` to 7 to 13 positions per side, if there are more."""
+    factors = [max(1, side // _MAP_SIDE) for side in features.shape[-2:]]
+    return torch.nn.functional.avg_pool2d(features, factors) if max(factors) > 1 else features
 
 
 def train_head(

@@ -13,7 +13,6 @@ from anomalib_unias.post_processing.calibration_data import (
     CalibrationDataError,
     map_statistics,
     pixel_sample,
-    shrink,
 )
 from anomalib_unias.post_processing.clusters import image_descriptors
 from anomalib_unias.post_processing.encoders import FeatureLayerError, FeatureTap, feature_maps
@@ -24,7 +23,7 @@ from anomalib_unias.post_processing.fitting import (
     specification,
 )
 from anomalib_unias.post_processing.published import CategoryNeededError
-from anomalib_unias.post_processing.regression import FeatureHead, train_head
+from anomalib_unias.post_processing.regression import FeatureHead, shrink, train_head
 
 LEVELS = torch.tensor([[0.1, 0.5], [1.0, 9.0], [4.0, 6.0]])
 """Mean of the maps of three products, and how far their maximum is above it."""
@@ -286,6 +285,13 @@ def test_some_pixels_stand_for_a_map() -> None:
         torch.testing.assert_close(*shares, atol=1.5e-3, rtol=0)
     small = torch.arange(6.0).view(1, 2, 3)
     assert pixel_sample(InferenceBatch(anomaly_map=small)).tolist() == [[5, 4, 3, 2, 1, 0]]
+
+
+@pytest.mark.parametrize("changes", [{"variant": "cada_b"}, {"predictor": "regressor"}])
+def test_the_networks_see_new_images_at_the_grid_that_they_were_trained_at(changes: dict) -> None:
+    fitted, fine = fit_calibration(data(), options(**changes)), torch.randn(6, 8, 28, 14)
+    for found, expected in zip(fitted([fine])[:4], fitted([shrink(fine)])[:4], strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_large_feature_maps_shrink_and_keep_their_mean() -> None:
