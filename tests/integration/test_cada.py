@@ -301,6 +301,23 @@ def test_a_single_image_cannot_be_left_out(tmp_path: Path) -> None:
         make_engine(tmp_path).fit(UniASLite(**small, prototypes=5, visualizer=False), datamodule=data)
 
 
+def test_a_checkpoint_that_cannot_leave_images_out_is_not_trained_on(root: Path, tmp_path: Path) -> None:
+    small = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64), "neighbor_mask_size": 3}
+    engine = make_engine(tmp_path, max_steps=1)
+    engine.fit(UniASLite(**small, prototypes=5, visualizer=False), datamodule=make_data(root))
+    content = torch.load(engine.best_model_path, weights_only=True)
+    content["state_dict"] = {name: part for name, part in content["state_dict"].items() if not name.endswith("source")}
+    torch.save(content, tmp_path / "former.ckpt")
+    again = make_engine(tmp_path, max_epochs=2)
+    with pytest.raises(ValueError, match="training images are known: their checkpoint is from an earlier version"):
+        again.fit(
+            UniASLite(**small, prototypes=5, visualizer=False),
+            datamodule=make_data(root),
+            ckpt_path=tmp_path / "former.ckpt",
+        )
+    assert again.trainer.global_step == 1
+
+
 @pytest.mark.parametrize(("prototypes", "possible"), [(5, True), (0, False)])
 def test_images_can_be_left_out_of_prototypes(prototypes: int, possible: bool) -> None:
     small = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64), "neighbor_mask_size": 3}

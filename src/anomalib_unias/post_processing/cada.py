@@ -170,8 +170,17 @@ class CadaPostProcessor(CalibratedPostProcessor):
             CalibrationRun(self, trainer).prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard the calibration when a run is resumed: the model is going to change."""
-        del trainer, pl_module
+        """Discard the calibration when a run is resumed: the model is going to change.
+
+        Args:
+            trainer (Trainer): The trainer.
+            pl_module (LightningModule): The model, restored if a run is resumed.
+
+        Raises:
+            ValueError: If images are to be left out, and the prototypes of a resumed model do not know theirs.
+        """
+        del pl_module
+        CalibrationRun(self, trainer).check_resumed()
         self.calibration = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -74,6 +74,15 @@ class CalibrationRun:
             )
             raise CalibrationDataError(msg)
 
+    def check_resumed(self) -> None:
+        """Check that a model that was restored from a checkpoint can leave images out, before it is trained on.
+
+        Raises:
+            ValueError: If it has been saved by a version that could not.
+        """
+        if self._targets == "leave_one_out":
+            cast("Any", self._module.model).check_leave_out()
+
     def calibrate(self) -> None:
         """Calibrate, validate again, and complete the checkpoints.
 

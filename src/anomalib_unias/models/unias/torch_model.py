@@ -19,6 +19,11 @@ FeatureScaling = Literal["none", "level", "balanced", "channel"]
 
 _EQUALITY: dict[str, float | None] = {"none": None, "level": 0.0, "balanced": 0.5, "channel": 1.0}
 
+_UNKNOWN_IMAGES = (
+    "There are no prototypes whose training images are known: their checkpoint is from an earlier version, or the "
+    "model has none. Train again, or calibrate with other targets, such as 'held_out'."
+)
+
 
 class UniASModel(nn.Module):
     """Reconstruct the features of a frozen network; features that are reconstructed poorly are anomalous.
@@ -174,6 +179,15 @@ class UniASModel(nn.Module):
         """Whether :meth:`forward_left_out` works: the model has prototypes."""
         return self.prototypes is not None
 
+    def check_leave_out(self) -> None:
+        """Check before a training that :meth:`forward_left_out` will work after it.
+
+        Raises:
+            ValueError: If there are no prototypes, or they have been chosen but their training images are not known.
+        """
+        if self.prototypes is None or (self.prototypes.fitted and not self.prototypes.knows_images):
+            raise ValueError(_UNKNOWN_IMAGES)
+
     def forward_left_out(self, images: torch.Tensor, paths: Sequence[str]) -> InferenceBatch:
         """Compute maps and scores, without hooks, as if the prototypes had been chosen without the image itself.
 
@@ -191,11 +205,7 @@ class UniASModel(nn.Module):
             ValueError: If there are no prototypes whose training images are known.
         """
         if self.prototypes is None or not self.prototypes.knows_images:
-            msg = (
-                "There are no prototypes whose training images are known: their checkpoint is from an earlier version, "
-                "or the model has none. Train again, or calibrate with other targets, such as 'held_out'."
-            )
-            raise ValueError(msg)
+            raise ValueError(_UNKNOWN_IMAGES)
         return cast("InferenceBatch", self.forward(images, image_numbers(paths).to(images.device)))
 
     def extract(self, images: torch.Tensor) -> list[torch.Tensor]:
