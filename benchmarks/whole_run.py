@@ -4,14 +4,18 @@
 
 There is one run with all defaults for each group, in a separate process; nothing else should run on the machine. Rows
 ``group,part,value,unit`` of ``whole_run.csv``: seconds of each part in order and ``total``, the number of training
-images and steps, and the peak memory above that of the process with its libraries before the run.
+images and steps, and the peak memory above that of the process with its libraries before the run. The peak without
+mapped files leaves out the pages of the feature file, which the system gives to other processes when they need memory.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
@@ -57,11 +61,33 @@ class Clock(Callback):
         self._begin("calibration and threshold")
 
 
+@contextmanager
+def sampled_memory() -> Iterator[list[float]]:
+    """Measure the memory of this process that is not a mapped file ten times a second.
+
+    Yields:
+        list[float]: In MiB; the first is from before the block.
+    """
+    found, ended = [memory_mb("RssAnon")], Event()
+
+    def sample() -> None:
+        while not ended.wait(0.1):
+            found.append(memory_mb("RssAnon"))
+
+    thread = Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
 def run(group: Group, options: argparse.Namespace) -> None:
     """Make one run, and append its rows."""
     seed_everything(0, workers=True)
     before, clock = memory_mb("VmRSS"), Clock()
-    with TemporaryDirectory() as folder, separate_cache(folder):
+    with TemporaryDirectory() as folder, separate_cache(folder), sampled_memory() as anonymous:
         model, datamodule = build(PRESET), group.datamodule(0)
         engine = Engine(default_root_dir=folder, callbacks=[clock], accelerator="cpu", devices=1)
         clock.begins["data"] = time.perf_counter()
@@ -75,6 +101,7 @@ def run(group: Group, options: argparse.Namespace) -> None:
         ("training images", len(datamodule.train_data), "images"),
         ("steps", engine.trainer.global_step, "steps"),
         ("peak memory above the libraries", memory_mb("VmHWM") - before, "MB"),
+        ("peak memory without mapped files", max(anonymous) - anonymous[0], "MB"),
     ]
     table = pd.DataFrame(rows, columns=COLUMNS[1:]).round(1)
     report(", ".join(f"{part} {value:.0f} {unit}" for part, value, unit in rows))
