@@ -112,7 +112,7 @@ def calibrate(
         )
         recorder = trained.model.post_processor
         seconds = recorder.seconds
-        predictions, predict = calibrations.prepare(trained.model)
+        predictions, predict = calibrations.prepare(trained.model, kinds)
         recorded = record(trained.model, group, seed, Path(folder), predict)
         statistics = torch.cat([calibrations.statistics_of(maps) for _, maps, _ in recorded.batches()])
         labels, categories = recorded.labels, recorded.categories

@@ -5,7 +5,7 @@ training images as if they were new is calibrated by default with these, as :cla
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,6 +32,14 @@ _VARIANTS = {
     "cada_b": {"variant": "cada_b"},
 }
 KINDS = (NONE, *_VARIANTS, ORACLE)
+ABLATIONS = {
+    **{f"{count} linear layers": {"convolutions": 0, "linear_layers": count} for count in (1, 2, 3)},
+    "2 convolutions": {"convolutions": 2},
+    **{f"dropout {share}": {"dropout": share} for share in (0.0, 0.5, 0.75)},
+}
+"""Changes of the regressor of ``cada_paper``, which has 1 convolution, 2 linear layers and a dropout of 0.25."""
+SCORES = {"maximum": 0.0, "top 0.1 %": 0.001, "top 2 %": 0.02}
+"""Other image scores from the maps of ``cada_paper``: mean of this share of the pixels; ``cada_paper`` takes 1 %."""
 _STEPS = 5000
 
 
@@ -88,6 +96,7 @@ class Predictions:
 
     def of(self, kind: str) -> NormalScores:
         """Get the predictions of one calibration for all test images."""
+        kind = "cada_paper" if kind in SCORES else kind
         return NormalScores(*map(torch.cat, zip(*self.parts[kind], strict=True)))
 
     def set_oracle(
@@ -111,11 +120,14 @@ def _logarithms(values: Tensor, logarithm: bool) -> Tensor:
     return values.clamp(min=torch.finfo(values.dtype).tiny).log() if logarithm else values
 
 
-def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str]], None]]:
-    """Fit all calibrations, and switch off the calibration of the model.
+def prepare(
+    model: AnomalibModule, kinds: Collection[str] = KINDS
+) -> tuple[Predictions, Callable[[int, list[str]], None]]:
+    """Fit calibrations, and switch off the calibration of the model.
 
     Args:
         model (AnomalibModule): Model that was trained with a :class:`Recorder`.
+        kinds (Collection[str]): Names of calibrations, of :data:`ABLATIONS` or of :data:`SCORES`.
 
     Returns:
         tuple[Predictions, Callable[[int, list[str]], None]]: Empty predictions, and a function that adds those of the
@@ -125,8 +137,11 @@ def prepare(model: AnomalibModule) -> tuple[Predictions, Callable[[int, list[str
     recorder.calibration = None
     options = replace(recorder.options(), max_steps=_STEPS)
     predictions, calibrations = Predictions(), {}
-    for kind, variant in _VARIANTS.items():
-        data = _training_images(recorder.data) if kind == "cada_paper" else recorder.data
+    variants = _VARIANTS | {kind: _VARIANTS["cada_paper"] | changes for kind, changes in ABLATIONS.items()}
+    for kind, variant in variants.items():
+        if kind not in kinds:
+            continue
+        data = _training_images(recorder.data) if kind == "cada_paper" or kind in ABLATIONS else recorder.data
         started = time.perf_counter()
         calibrations[kind] = recorder.levels if kind == DEFAULT else fit_calibration(data, replace(options, **variant))
         predictions.seconds[kind] = time.perf_counter() - started
@@ -175,7 +190,10 @@ def apply(
     part = NormalScores(*(values[rows] for values in prediction))
     source: ScoreSource = "model" if kind in {DEFAULT, ORACLE} else "top"
     output = calibrate(InferenceBatch(scores, anomaly_map=maps), part, source)
-    return output.anomaly_map, output.pred_score
+    if kind not in SCORES:
+        return output.anomaly_map, output.pred_score
+    pixels = output.anomaly_map.flatten(1)
+    return output.anomaly_map, pixels.topk(max(1, int(SCORES[kind] * pixels.shape[1])), dim=1).values.mean(dim=1)
 
 
 def leakage(statistics: Tensor, labels: Tensor, categories: Sequence[str], prediction: NormalScores) -> float:
