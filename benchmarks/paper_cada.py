@@ -26,6 +26,7 @@ model sizes:
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -58,11 +59,18 @@ def length(name: str, steps: int | None) -> dict[str, Any]:
     return {} if steps is None else {"max_steps": steps, "max_epochs": -1}
 
 
-def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and test one model, and append its rows."""
+def run(
+    group_name: str,
+    name: str,
+    seed: int,
+    options: argparse.Namespace,
+    calibrations: Sequence[str] = CALIBRATIONS,
+    file: str = FILE,
+) -> None:
+    """Train and test one model, and append its rows to a file."""
     group = protocol.groups_of(options)[group_name]
-    found = calibrate(group, name, seed, length(name, options.steps), CALIBRATIONS)
-    append(options.output / FILE, found.rows.assign(group=group_name, model=name, seed=seed)[COLUMNS])
+    found = calibrate(group, name, seed, length(name, options.steps), calibrations)
+    append(options.output / file, found.rows.assign(group=group_name, model=name, seed=seed)[COLUMNS])
 
 
 def main() -> None:

@@ -13,33 +13,25 @@ numbers for Reverse Distillation on MVTec AD, image AUROC of all images together
 | 85.0 | 96.0, 96.9, 97.1 | 98.0, 97.3 | 97.5, 98.0, 97.7, 97.6 | 97.3, 97.8, 98.0, 97.4 | 97.3, 97.3 |
 """
 
-import argparse
 from functools import partial
 
 from benchmarks import protocol
-from benchmarks.cada import calibrate
 from benchmarks.cada_summary import summarize
 from benchmarks.calibrations import ABLATIONS, NONE, SCORES
-from benchmarks.harness import append
-from benchmarks.paper_cada import MODELS, length
+from benchmarks.models import ONE_PASS
+from benchmarks.paper_cada import MODELS, run
 from benchmarks.quality import COLUMNS, KEY
 
 CALIBRATIONS = (NONE, "cada_paper", "cada_a", "cada_b", *ABLATIONS, *SCORES)
 FILE = "paper_cada_ablation.csv"
 
 
-def run(group_name: str, name: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and test one model, and append its rows."""
-    group = protocol.groups_of(options)[group_name]
-    found = calibrate(group, name, seed, length(name, options.steps), CALIBRATIONS)
-    append(options.output / FILE, found.rows.assign(group=group_name, model=name, seed=seed)[COLUMNS])
-
-
 def main() -> None:
     """Command line."""
     table = protocol.Table("benchmarks.paper_cada_ablation", FILE, COLUMNS, KEY)
     summary = partial(summarize, name="paper_cada_ablation", metrics=("image_auroc", "pixel_ap"))
-    protocol.command(__doc__, table, (*MODELS, *protocol.ONE_PASS), run, summary, ("reverse_distillation",))
+    one = partial(run, calibrations=CALIBRATIONS, file=FILE)
+    protocol.command(__doc__, table, (*MODELS, *ONE_PASS), one, summary, ("reverse_distillation",))
 
 
 if __name__ == "__main__":
