@@ -83,8 +83,7 @@ def calibrate(output: InferenceBatch, prediction: NormalScores, image_score: Sco
     anomaly_map = _transform(cast("Tensor", output.anomaly_map), prediction.map_offset, prediction.map_scale)
     pixels = anomaly_map.flatten(1)
     if image_score == "model":
-        highest = cast("Tensor", output.anomaly_map).flatten(1).amax(dim=1)
-        own = highest if output.pred_score is None else output.pred_score
+        own = image_scores(output) if output.pred_score is None else output.pred_score
         score = _transform(own, prediction.score_offset, prediction.score_scale)
     elif image_score == "top":
         # The size of a map does not depend on the batch, so the number of pixels is a constant of an exported graph.
@@ -92,6 +91,13 @@ def calibrate(output: InferenceBatch, prediction: NormalScores, image_score: Sco
     else:
         score = pixels.amax(dim=1)
     return output._replace(anomaly_map=anomaly_map, pred_score=score)
+
+
+def image_scores(output: InferenceBatch) -> Tensor:
+    """Get image scores ``(B,)``, float32: those of the model, or else the maxima of its maps."""
+    if output.pred_score is not None:
+        return output.pred_score.flatten().float()
+    return cast("Tensor", output.anomaly_map).flatten(1).float().amax(dim=1)
 
 
 def _transform(scores: Tensor, offset: Tensor, scale: Tensor) -> Tensor:

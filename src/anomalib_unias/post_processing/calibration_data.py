@@ -12,6 +12,7 @@ from anomalib.data.utils import LabelName
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Subset
 
+from .calibration import image_scores
 from .clusters import image_descriptors
 from .regression import shrink
 
@@ -202,13 +203,6 @@ def pixel_sample(output: InferenceBatch) -> Tensor:
     pixels = cast("Tensor", output.anomaly_map).flatten(1).float().sort(dim=1, descending=True).values
     ranks = torch.linspace(0, pixels.shape[1] - 1, min(_PIXELS, pixels.shape[1])).round().long()
     return pixels[:, ranks.to(pixels.device)].cpu()
-
-
-def image_scores(output: InferenceBatch) -> Tensor:
-    """Get image scores ``(B,)``, float32: those of the model, or else the maxima of its maps."""
-    if output.pred_score is not None:
-        return output.pred_score.flatten().float()
-    return cast("Tensor", output.anomaly_map).flatten(1).float().amax(dim=1)
 
 
 def _gather(rows: list[_Row], processes: int) -> list[_Row]:

@@ -95,7 +95,8 @@ class CalibrationRun:
         runs = ModelRuns(trainer, module, cada.tap, leave_one_out=self._targets == "leave_one_out")
         images = self.images()
         *_, unseen = images.values()  # the training images themselves for "training" and "leave_one_out"
-        data = runs.collect(images, keep_maps=options.needs_maps, keep_pixels=options.by_clusters)
+        takes_thresholds = cada.threshold == "false_alarm_rate" and self._targets != "training"
+        data = runs.collect(images, keep_maps=options.needs_maps, keep_pixels=takes_thresholds and options.by_clusters)
         calibration = cada.calibration = cada.fit(data).to(module.device)
         if isinstance(calibration, LevelCalibration):
             self.set_powers(calibration, runs, unseen, images["training"])
@@ -103,7 +104,7 @@ class CalibrationRun:
         # After the last validation of the run itself: memory banks are filled at its start, and early stopping decides
         # after it.
         validate_again(trainer)
-        if cada.threshold == "false_alarm_rate" and self._targets != "training":
+        if takes_thresholds:
             self._take_thresholds(self._normal(calibration, runs, unseen, data))
         rewritten = rewrite_checkpoints(trainer, module, step, self._complete)
         logger.info("CADA completed %s.", ", ".join(map(str, rewritten)) or "no checkpoint")
